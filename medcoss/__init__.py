@@ -1,0 +1,1 @@
+"""medcoss: continual self-supervised learning over medical modalities."""

@@ -1,0 +1,1 @@
+"""preprocess: raw clinical files to shard sets."""

@@ -1,0 +1,126 @@
+"""The seam between the engine (`run.py`) and a modality: units of work, the samples they give, typed outcomes.
+
+A modality module in `preprocess/modalities/` offers these functions; nothing else of it is called:
+
+    SUMMARY: str                                   one line for --help
+    EXAMPLE: str                                   one command line for --help
+    add_arguments(parser)                          its own options, with units in their names
+    settings(arguments) -> dict                    its options as JSON-ready values; part of the manifest
+    spec(settings) -> ModalitySpec                 what its samples are, before `finish`
+    discover(files, settings) -> Discovery         groups files into units; cheap, reads headers at most
+    convert(unit, settings) -> Conversion          one unit to samples, in a worker process
+    finish(settings, train) -> (ModalitySpec, {name: bytes})   set-level work over the train split's samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+Settings = Mapping[str, Any]
+
+
+class Status(StrEnum):
+    """What became of an input file."""
+
+    WRITTEN = "written"
+    SKIPPED = "skipped"
+    """Legitimately not a sample."""
+    FAILED = "failed"
+    """Should have been a sample; sets exit status 3."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The fate of one file. `reason` is a code of `reasons.py`; `message` names values, never a path or a patient."""
+
+    status: Status
+    reason: str = ""
+    message: str = ""
+
+
+class Refusal(Exception):  # noqa: N818 -- not every refusal is an error: a mask is refused as input too
+    """Raised while reading an input that gives no sample; becomes the outcome of the files concerned."""
+
+    def __init__(self, status: Status, reason: str, message: str = "") -> None:
+        super().__init__(f"{reason}: {message}")
+        self.outcome = Outcome(status, reason, message)
+
+
+def failed(reason: str, message: str = "") -> Refusal:
+    """A refusal of something that should have been a sample."""
+    return Refusal(Status.FAILED, reason, message)
+
+
+def skipped(reason: str, message: str = "") -> Refusal:
+    """A refusal of something that is legitimately not a sample."""
+    return Refusal(Status.SKIPPED, reason, message)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file found below --in: where it is and its path relative to the --in it was found under (POSIX form)."""
+
+    path: Path
+    relative: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Work that is done or lost as a whole: one file, one DICOM series, one slide.
+
+    `detail` is the modality's own, JSON-ready (for example the ordered windows of a series); no PHI.
+    """
+
+    files: tuple[InputFile, ...]
+    detail: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass
+class Discovery:
+    """`units` to convert, and `outcomes` (by `InputFile.relative`) of files that are in no unit."""
+
+    units: list[Unit]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+
+@dataclass
+class Piece:
+    """One sample as a modality hands it to the engine, before it gets its key, subject token and split.
+
+    `content` is the sha256 digest of the source content that defines identity (stored pixels, cleaned text): equal
+    digests and suffixes are duplicates. `suffix` is the window or tile index, fixed width, e.g. "0003"; "0" when alone.
+    `data` is encoded bytes (text, JPEG, PNG) or the volume array (D, H, W) in the stored dtype. `file` is the
+    `relative` of the file the sample is counted to. `subject_ids` are raw identifiers, most trusted first; the engine
+    turns them into a token at once and they reach no disk. `row` is a table row's id for looking up labels.
+    `labels` and `split` come from the input itself (a table's columns); files' labels are joined by the engine.
+    """
+
+    content: bytes
+    suffix: str
+    data: bytes | np.ndarray[Any, Any]
+    file: str
+    subject_ids: tuple[str, ...] = ()
+    row: str | None = None
+    labels: dict[str, Json] = field(default_factory=dict)
+    split: str | None = None
+    geometry: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass
+class Conversion:
+    """What a unit gave: samples, the outcome of each of its files by `relative`, and figures for the QC histograms.
+
+    A file missing in `outcomes` is `written` if a piece counts to the unit. `figures` maps a histogram's name with its
+    unit (for example "slice spacing (mm)") to values.
+    """
+
+    pieces: list[Piece]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    figures: dict[str, list[float]] = field(default_factory=dict)
