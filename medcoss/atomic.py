@@ -14,13 +14,13 @@ TEMPORARY_SUFFIX = ".partial"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on any exception removed."""
+    """Yield a temporary path beside `path`; success fsyncs and renames it to `path`, any exception removes it."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         _fsync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _fsync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -45,7 +45,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             for name in names:
                 _fsync(Path(root, name))
             _fsync(Path(root))
-        os.replace(temporary, path)
+        temporary.replace(path)
         _fsync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -192,7 +192,7 @@ def from_dict(data: dict[str, Any]) -> RunConfig:
 
 
 def to_toml(config: RunConfig) -> str:
-    """The configuration as TOML that `load` reads back to an equal `RunConfig`; settings left to the preset are omitted."""
+    """The configuration as TOML that `load` reads back to an equal `RunConfig`, without settings left to the preset."""
     values = dataclasses.asdict(config)
     stages = values.pop("stages")
     lines: list[str] = []

@@ -138,9 +138,7 @@ class ModalitySpec:
                 version=int(data["version"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"unreadable modality spec ({error}): was the manifest written by a newer medcoss?"
-            ) from error
+            raise UsageError(f"unreadable modality spec ({error}): was it written by a newer medcoss?") from error
 
 
 def check_key(key: str) -> str:
@@ -153,9 +151,7 @@ def check_key(key: str) -> str:
 def check_name(name: str) -> str:
     """Return `name` if it may name a modality, stage or split on disk, else raise `UsageError`."""
     if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"name {name[:60]!r} is not allowed: expected a letter, then at most 47 of a-z, 0-9, '_' and '-'"
-        )
+        raise UsageError(f"name {name[:60]!r} is not allowed: expected a letter, then up to 47 of a-z, 0-9, _ and -")
     return name
 
 

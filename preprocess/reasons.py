@@ -18,7 +18,7 @@ REASONS: dict[str, str] = {
     "duplicate": "the same content as another input; one copy was kept",
     "duplicate_instance": "a second copy of one DICOM instance; the lossless or first copy was kept",
     "duplicate_position": "a second slice at one position; the lossless or first copy was kept",
-    "worker_died": "the process converting it was killed or crashed; run again, with fewer --workers if memory is short",
+    "worker_died": "the process converting it was killed or crashed; run again, with fewer --workers if memory ran out",
     "internal": "an unexpected error while converting; run with --debug and report it",
     # DICOM
     "truncated_pixels": "the pixel data is shorter than the header says: copy the file again from its source",
