@@ -130,6 +130,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     continual: ContinualConfig = field(default_factory=ContinualConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    preprocess: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By modality, the options of `preprocess MODALITY` that make its shard set (read by launch/demo.py)."""
     stages: tuple[StageConfig, ...] = tuple(StageConfig(name) for name in ("report", "xray", "ct", "mri", "pathology"))
 
     def __post_init__(self) -> None:
@@ -200,7 +202,7 @@ def to_toml(config: RunConfig) -> str:
         if not isinstance(value, dict):
             lines.append(f"{key} = {_toml(value)}")
     for section, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             lines += ["", f"[{section}]"]
             lines += [f"{key} = {_toml(item)}" for key, item in value.items() if item is not None]
     for stage in stages:
@@ -261,6 +263,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin in (types.UnionType, typing.Union):
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UsageError(f"config: {where} is {value!r}: expected a table")
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
         if not isinstance(value, list) or (Ellipsis not in arguments and len(value) != len(arguments)):
             raise UsageError(f"config: {where} is {value!r}: expected a list of {len(arguments)}")
