@@ -1,0 +1,1 @@
+"""One module a modality: its specification and its conversion from raw files to samples."""

@@ -1,0 +1,1 @@
+"""Readers of clinical file formats: typed refusals instead of whatever a library raises."""

@@ -1,0 +1,203 @@
+"""DICOM files: headers, stored pixel values and subject identifiers, with a typed refusal for each way to fail."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import UID
+
+from preprocess.conversion import failed, skipped
+
+MAX_PIXELS = 1 << 30
+"""Default limit of samples (frames x rows x columns x channels) decoded from one file: 2 GiB at 16 bits."""
+
+HEADER_ERRORS = (
+    InvalidDicomError,
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    EOFError,
+    OSError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises, at parsing or at the later access of a lazily parsed element, for bytes that are not sound."""
+
+_SOP_CLASS = 0x00080016
+_DICOMDIR = "1.2.840.10008.1.3.10"
+
+LOSSY_SYNTAXES = frozenset(
+    UID(uid)
+    for uid in (
+        "1.2.840.10008.1.2.4.50",  # JPEG baseline
+        "1.2.840.10008.1.2.4.51",  # JPEG extended
+        "1.2.840.10008.1.2.4.81",  # JPEG-LS near lossless
+        "1.2.840.10008.1.2.4.91",  # JPEG 2000, irreversible allowed
+        "1.2.840.10008.1.2.4.203",  # HTJ2K, irreversible allowed
+    )
+)
+
+_PLACEHOLDER_IDS = {
+    *("anon", "anonym", "anonymous", "anonymized", "anonymised", "deid", "deidentified", "removed", "redacted"),
+    *(
+        "unknown",
+        "unk",
+        "none",
+        "null",
+        "nan",
+        "na",
+        "noid",
+        "id",
+        "patient",
+        "patientid",
+        "test",
+        "0",
+        "00",
+        "x",
+        "xx",
+    ),
+}
+
+# Expected findings become typed refusals; pydicom's own log lines would only repeat them, with header values in them.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def sound_header(what: str = "the header") -> Iterator[None]:
+    """Turn what pydicom raises inside the block into `failed: unreadable`; its warnings are silenced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except HEADER_ERRORS as error:
+            raise failed("unreadable", f"{what} is damaged ({type(error).__name__})") from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's magic bytes, whatever its name. False for a file that cannot be opened."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | None = None) -> Dataset:
+    """Read a DICOM file; `header_only` stops before the pixel data, `tags` limits which elements are kept.
+
+    A file without the preamble is accepted if it parses to an object with a SOP class. Refused: `empty`, `unreadable`.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise failed("empty", "0 bytes")
+        present = is_dicom(path)
+    except OSError as error:
+        raise failed("unreadable", f"cannot be opened ({error.strerror})") from error
+    kept = None if tags is None else [*tags, _SOP_CLASS]
+    with sound_header("the file"):
+        dataset = pydicom.dcmread(path, stop_before_pixels=header_only, force=not present, specific_tags=kept)
+        if _SOP_CLASS not in dataset and not header_only:
+            # pydicom drops everything when a file ends inside compressed pixel data: the header alone tells which.
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not present, specific_tags=kept)
+        if _SOP_CLASS not in dataset and dataset.file_meta.get("MediaStorageSOPClassUID") != _DICOMDIR:
+            raise failed("unreadable", "not a DICOM file" if not present else "the file ends inside its header")
+    return dataset
+
+
+def transfer_syntax(dataset: Dataset) -> UID:
+    """The transfer syntax of a dataset; implicit little endian, DICOM's default, where the header does not say."""
+    meta = getattr(dataset, "file_meta", None)
+    named = meta.get("TransferSyntaxUID") if meta is not None else None
+    return UID(str(named)) if named else UID("1.2.840.10008.1.2")
+
+
+def is_lossy(dataset: Dataset) -> bool:
+    """Whether pixel values were ever lossily compressed, by the header's flag or by the transfer syntax."""
+    return str(dataset.get("LossyImageCompression", "")) == "01" or transfer_syntax(dataset) in LOSSY_SYNTAXES
+
+
+def decode_pixels(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> np.ndarray[Any, Any]:
+    """Stored pixel values in native byte order: (rows, columns), with frames first and channels last where present.
+
+    No rescale, LUT or colour conversion is applied. Refused: `no_pixels`, `truncated_pixels`, `unsupported_syntax`,
+    `too_large`, `unreadable` (the compressed stream is damaged).
+    """
+    with sound_header():
+        rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+        count = rows * columns * int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
+        keyword = next(
+            (name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset), ""
+        )
+        stored = len(dataset[keyword].value or b"") if keyword else 0
+        syntax = transfer_syntax(dataset)
+        if not keyword and count == 0:
+            raise skipped("no_pixels", "no pixel data")
+        if stored == 0:
+            # pydicom drops an element that the file ends in: the header describes an image whose data is not there.
+            raise failed("truncated_pixels", f"none of {count} pixels is there")
+        if count > max_pixels:
+            raise failed("too_large", f"{count} pixels, limit {max_pixels}")
+        if not syntax.is_transfer_syntax:
+            raise failed("unsupported_syntax", "an unknown transfer syntax")
+        if not syntax.is_compressed:
+            expected = get_expected_length(dataset)
+            if stored < expected:
+                raise failed("truncated_pixels", f"{stored} of {expected} bytes")
+        dataset.pixel_array_options(raw=True)
+        values = _decode(dataset, syntax)
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+
+
+def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
+    try:
+        values: np.ndarray[Any, Any] = dataset.pixel_array
+    except NotImplementedError as error:
+        raise failed("unsupported_syntax", syntax.name) from error
+    except RuntimeError as error:
+        # pydicom raises this both without a plugin for a syntax and when every plugin failed on a damaged stream.
+        if "missing dependencies" in str(error) or "missing required" in str(error):
+            raise failed("unsupported_syntax", syntax.name) from error
+        raise failed("unreadable", f"the compressed pixel data is damaged ({syntax.name})") from error
+    except ValueError as error:
+        if "less than expected" in str(error) or "frames" in str(error):
+            raise failed("truncated_pixels", f"fewer frames or bytes than the header says ({syntax.name})") from error
+        raise
+    return values
+
+
+def is_placeholder(identifier: str) -> bool:
+    """Whether an identifier names nobody: empty, one character repeated, or a word such as ANONYMOUS."""
+    letters = "".join(character for character in identifier.lower() if character.isalnum())
+    repeated = len(letters) > 2 and len(set(letters)) == 1
+    return not letters or repeated or letters in _PLACEHOLDER_IDS
+
+
+def subject_ids(dataset: Dataset) -> tuple[str, ...]:
+    """Identifiers of the patient, most trusted first: PatientID (with its issuer, where named), StudyInstanceUID.
+
+    Placeholders are left out, so the result may be empty.
+    """
+    with sound_header():
+        patient = str(dataset.get("PatientID") or "").strip()
+        issuer = str(dataset.get("IssuerOfPatientID") or "").strip()
+        study = str(dataset.get("StudyInstanceUID") or "").strip()
+    named = f"{patient}@{issuer}" if issuer and not is_placeholder(issuer) else patient
+    return tuple(name for name, bare in ((named, patient), (study, study)) if not is_placeholder(bare))
