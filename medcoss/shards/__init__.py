@@ -1,0 +1,31 @@
+"""Shard sets: samples in tars or Zarr arrays, under one manifest that is the contract with the trainer."""
+
+from medcoss.shards.manifest import (
+    Manifest,
+    ShardFile,
+    SplitEntry,
+    canonical_json,
+    hash_settings,
+    read_manifest,
+    sha256_file,
+)
+from medcoss.shards.reader import ShardSet, Split
+from medcoss.shards.verify import Problem, verify
+from medcoss.shards.writer import Sample, write_manifest, write_split
+
+__all__ = [
+    "Manifest",
+    "Problem",
+    "Sample",
+    "ShardFile",
+    "ShardSet",
+    "Split",
+    "SplitEntry",
+    "canonical_json",
+    "hash_settings",
+    "read_manifest",
+    "sha256_file",
+    "verify",
+    "write_manifest",
+    "write_split",
+]

@@ -1,0 +1,255 @@
+"""Volume shards: a Zarr v3 group with one sharded array, one inner chunk a sample, plus keys and records.
+
+Shard objects are written and read here, byte by byte after the Zarr sharding specification, rather than through
+zarr-python: that keeps one sample in memory instead of a shard, gives the same bytes on every run, and reads a sample
+with one read and its checksum. What is written is plain Zarr and stock `zarr` reads it; `zarr.json`, keys and records
+are written by it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+
+from medcoss import atomic
+from medcoss.contracts import MedcossError, ModalitySpec, UsageError
+from medcoss.shards.files import Files, HashedFile, checked_bytes, sha256_file
+from medcoss.shards.manifest import ShardFile, SplitEntry
+from medcoss.shards.sample import Sample
+
+if TYPE_CHECKING:
+    from zarr.abc.codec import BytesBytesCodec
+
+_CRC_BYTES = 4
+_ABSENT = (1 << 64) - 1
+"""Offset and size of a chunk that a shard does not hold (the last shard is rarely full)."""
+_LEVEL = 3
+
+
+def group_name(split: str) -> str:
+    """Folder of a split's Zarr group."""
+    return f"{split}.zarr"
+
+
+def write(
+    directory: Path, spec: ModalitySpec, split: str, samples: Iterator[Sample], count: int, shard_size: int
+) -> tuple[tuple[ShardFile, ...], dict[str, str]]:
+    """Write the `count` samples of a split, `shard_size` to a shard; returns the shards and the other files' SHA-256.
+
+    Raises `UsageError` for a spec that is no one-channel Zarr volume, `MedcossError` for an array of another shape or
+    dtype.
+    """
+    if spec.fields[0].encoding != "zarr" or spec.geometry.shape[0] != 1:
+        raise UsageError(f"{spec.name}: volumes are stored as one channel in encoding zarr")
+    if count == 0:
+        return (), {}
+    shard_size = min(shard_size, count)
+    group = directory / group_name(split)
+    _create_volume(group, spec, count, shard_size)
+    keys: list[str] = []
+    records: list[str] = []
+    shards: list[ShardFile] = []
+    for number in range(math.ceil(count / shard_size)):
+        name = _object_name(split, number)
+        shards.append(
+            _write_shard(directory, name, islice(_noted(samples, keys, records), shard_size), spec, shard_size)
+        )
+    _write_strings(group, shard_size, key=keys, meta=records)
+    listed = {shard.file for shard in shards}
+    others = sorted(path for path in group.rglob("*") if path.is_file())
+    names = [path.relative_to(directory).as_posix() for path in others]
+    return tuple(shards), {n: sha256_file(path) for n, path in zip(names, others, strict=True) if n not in listed}
+
+
+def _object_name(split: str, number: int) -> str:
+    return f"{group_name(split)}/volume/c/{number}/0/0/0"
+
+
+def _noted(samples: Iterator[Sample], keys: list[str], records: list[str]) -> Iterator[Sample]:
+    for sample in samples:
+        keys.append(sample.key)
+        records.append(sample.record_json())
+        yield sample
+
+
+def _codecs(dtype: np.dtype[Any]) -> tuple[BytesBytesCodec, ...]:
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    return BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=_LEVEL, shuffle="bitshuffle"), Crc32cCodec()
+
+
+def _create_volume(group: Path, spec: ModalitySpec, count: int, shard_size: int) -> None:
+    import zarr
+
+    dtype = np.dtype(spec.fields[0].dtype)
+    shape = spec.geometry.shape[1:]
+    zarr.create_group(group, zarr_format=3, overwrite=True).create_array(
+        "volume",
+        shape=(count, *shape),
+        dtype=dtype,
+        chunks=(1, *shape),
+        shards=(shard_size, *shape),
+        compressors=_codecs(dtype),
+        dimension_names=("sample", "z", "y", "x"),
+    )
+
+
+def _write_strings(group: Path, chunk: int, **columns: list[str]) -> None:
+    import zarr
+
+    opened = zarr.open_group(group, mode="r+")
+    for name, values in columns.items():
+        array = opened.create_array(name, shape=(len(values),), dtype=str, chunks=(chunk,), dimension_names=("sample",))
+        array[:] = np.array(values, dtype=np.dtypes.StringDType())
+
+
+def _write_shard(
+    directory: Path, name: str, samples: Iterator[Sample], spec: ModalitySpec, shard_size: int
+) -> ShardFile:
+    """Write one shard object: the compressed chunks, then the index of their offsets and sizes, then its CRC32C."""
+    index = np.full((shard_size, 2), _ABSENT, dtype="<u8")
+    with atomic.atomic_file(directory / name) as temporary, HashedFile(temporary) as shard:
+        written = 0
+        for place, sample in enumerate(samples):
+            chunk = _with_crc(_compress(sample, spec))
+            index[place] = shard.bytes, len(chunk)
+            shard.write(chunk)
+            written = place + 1
+        shard.write(_with_crc(index.tobytes()))
+        return ShardFile(name, written, shard.bytes, shard.sha256)
+
+
+def _compress(sample: Sample, spec: ModalitySpec) -> bytes:
+    from numcodecs import blosc
+
+    dtype = np.dtype(spec.fields[0].dtype)
+    shape = spec.geometry.shape[1:]
+    data = sample.data
+    if not isinstance(data, np.ndarray) or data.shape != shape or data.dtype != dtype:
+        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise MedcossError(f"sample {sample.key}: expected a volume {dtype} {shape}, got {found}")
+    # Threads inside Blosc finish blocks in any order: the same input would give other bytes.
+    blosc.use_threads = False
+    little = np.ascontiguousarray(data, dtype=dtype.newbyteorder("<"))
+    return bytes(blosc.compress(little, b"zstd", _LEVEL, blosc.BITSHUFFLE))
+
+
+def _with_crc(data: bytes) -> bytes:
+    return data + struct.pack("<I", google_crc32c.value(data))
+
+
+def _without_crc(data: bytes) -> bytes | None:
+    """`data` without its trailing CRC32C, or None if that does not match."""
+    content, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+    return content if struct.pack("<I", google_crc32c.value(content)) == crc else None
+
+
+class ZarrShards:
+    """Random access to a split's samples in shard order. Thread-safe."""
+
+    def __init__(
+        self, directory: Path, split: str, entry: SplitEntry, files: dict[str, str], spec: ModalitySpec
+    ) -> None:
+        self._directory = directory
+        self._group = group_name(split)
+        self._shards = entry.shards
+        self._sha256 = files
+        self._spec = spec
+        self._dtype = np.dtype(spec.fields[0].dtype)
+        self._shape = spec.geometry.shape[1:]
+        self._ends = list(accumulate(shard.samples for shard in entry.shards))
+        self._indexes: dict[int, np.ndarray[Any, np.dtype[np.uint64]]] = {}
+        self._strings: dict[str, list[str]] = {}
+        self._files = Files(directory)
+        self._lock = threading.Lock()
+        self._shard_size = self._check_layout() if entry.shards else 0
+
+    def keys(self) -> list[str]:
+        """All keys, in shard order."""
+        return list(self._column("key"))
+
+    def read(self, index: int) -> np.ndarray[Any, Any]:
+        """Volume `index` (D, H, W) in the stored dtype, writable.
+
+        Raises `MedcossError` naming sample and shard if it is damaged.
+        """
+        from numcodecs import blosc
+
+        number = bisect_right(self._ends, index)
+        name = self._shards[number].file
+        place = index - self._ends[number] + self._shards[number].samples
+        offset, size = (int(value) for value in self._index(number)[place])
+        content = _without_crc(self._files.read(name, offset, size)) if size != _ABSENT else None
+        if content is None:
+            key = self._column("key")[index]
+            raise MedcossError(
+                f"sample {key} in {self._directory / name} is damaged (CRC32C differs): restore the shard"
+            )
+        volume = np.empty(self._shape, dtype=self._dtype)
+        blosc.decompress(content, volume)
+        return volume
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Key, subject, labels and geometry of sample `index`."""
+        return dict(json.loads(self._column("meta")[index]))
+
+    def damaged_members(self, number: int) -> list[str]:
+        """Keys of the samples of shard `number` that do not match their CRC32C."""
+        damaged: list[str] = []
+        for index in range(self._ends[number] - self._shards[number].samples, self._ends[number]):
+            try:
+                self.read(index)
+            except MedcossError:
+                damaged.append(self._column("key")[index])
+        return damaged
+
+    def _index(self, number: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        with self._lock:
+            if number not in self._indexes:
+                name = self._shards[number].file
+                size = 16 * self._shard_size + _CRC_BYTES
+                content = _without_crc(self._files.read(name, -size, size))
+                if content is None:
+                    raise MedcossError(f"shard {self._directory / name}: its index is damaged: restore the shard")
+                self._indexes[number] = np.frombuffer(content, dtype="<u8").reshape(-1, 2)
+            return self._indexes[number]
+
+    def _column(self, name: str) -> list[str]:
+        """The strings of array `name`, whose files are checked against the manifest first."""
+        with self._lock:
+            if name not in self._strings:
+                import zarr
+
+                for file in (file for file in self._sha256 if file.startswith(f"{self._group}/{name}/")):
+                    checked_bytes(self._directory, file, self._sha256)
+                array = zarr.open_array(self._directory / self._group / name, mode="r")
+                values = [str(value) for value in np.asarray(array[:]).tolist()]
+                if len(values) != self._ends[-1]:
+                    raise MedcossError(f"{self._directory / self._group / name} does not hold one entry a sample")
+                self._strings[name] = values
+            return self._strings[name]
+
+    def _check_layout(self) -> int:
+        """Samples a full shard holds, after making sure that the array is stored as `write` stores it."""
+        name = f"{self._group}/volume/zarr.json"
+        metadata = json.loads(checked_bytes(self._directory, name, self._sha256))
+        sharding = metadata["codecs"][0]
+        inner = [codec["name"] for codec in sharding.get("configuration", {}).get("codecs", [])]
+        expected = [self._ends[-1], *self._shape]
+        if (
+            metadata["shape"] != expected
+            or sharding["name"] != "sharding_indexed"
+            or inner != ["bytes", "blosc", "crc32c"]
+        ):
+            raise UsageError(f"{self._directory / name}: not the layout of a medcoss volume set: make the set again")
+        return int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
