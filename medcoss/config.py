@@ -37,7 +37,7 @@ class DataConfig:
     """How samples reach the trainer."""
 
     backend: Literal["auto", "cpu", "dali"] = "auto"
-    """auto takes DALI where it can be imported, else the CPU decoder."""
+    """auto takes DALI where there is a GPU to decode on, else the CPU decoder, which is faster on CPUs alone."""
     workers: int = 1
     """Decoding threads a rank."""
     prefetch: int = 2
@@ -53,7 +53,7 @@ class TrainConfig:
     global_batch: int = 512
     """Samples a step, over all ranks and accumulated micro batches."""
     micro_batch: int = 128
-    """Samples a rank encodes at once; global_batch must be a multiple of micro_batch x ranks."""
+    """Most samples a rank encodes at once; a rank's share of global_batch is cut into equal parts no larger than this."""
     epochs: float = 300.0
     """Passes over the stage's own set."""
     warmup_epochs: float = 40.0
@@ -82,6 +82,8 @@ class TrainConfig:
     """Steps between resumable checkpoints as well; 0 is off."""
     keep_checkpoints: int = 2
     """Newest resumable checkpoints kept a stage; the rest are deleted."""
+    trace: bool = False
+    """Each rank writes trace-RANK.jsonl, a line a step: what it was given and its exact loss. For finding faults."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,14 @@ def load(path: Path | None, overrides: typing.Sequence[str] = ()) -> RunConfig:
 
     Raises `UsageError` naming the key for a missing file, wrong TOML, an unknown key or a value of the wrong type.
     """
+    return from_dict(read_settings(path, overrides))
+
+
+def read_settings(path: Path | None, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
+    """What a TOML file and overrides say, and no more: settings left to their defaults are absent.
+
+    Raises `UsageError` for a missing file, wrong TOML or an override that is not `section.key=value`.
+    """
     data: dict[str, Any] = {}
     if path is not None:
         try:
@@ -183,7 +193,24 @@ def load(path: Path | None, overrides: typing.Sequence[str] = ()) -> RunConfig:
             raise UsageError(f"config {path}: not valid TOML: {error}") from error
     for override in overrides:
         _override(data, override)
-    return from_dict(data)
+    return data
+
+
+def differences(config: RunConfig, settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings (as of `read_settings`) whose value is another one than in `config`: {key: (in config, in settings)}.
+
+    Keys that `settings` does not mention never differ. Raises `UsageError` as `from_dict`.
+    """
+    wanted = dataclasses.asdict(from_dict(settings))
+    stored = dataclasses.asdict(config)
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            pairs = {f"{key}.{name}": (stored[key][name], wanted[key][name]) for name in value}
+        else:
+            pairs = {key: (stored[key], wanted[key])}
+        found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return found
 
 
 def from_dict(data: dict[str, Any]) -> RunConfig:

@@ -1,0 +1,1 @@
+"""From shard sets to batches: a pure order of samples, two decoding backends and a prefetching loader."""
