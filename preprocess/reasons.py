@@ -38,6 +38,7 @@ REASONS: dict[str, str] = {
     "for_processing": "a FOR PROCESSING image: raw detector values, not for viewing; export the FOR PRESENTATION one",
     "not_a_radiograph": "its modality is not CR, DX, DR, RG, PX or IO",
     "not_a_view": "its view is not among those asked for by --view",
+    "other_body_part": "its body part is not among those asked for by --body-part",
     # volumes
     "too_few_slices": "fewer than 8 native slices or 12 mm: too thin a volume for one window",
     "too_thick": "slices lie more than 5 mm apart",

@@ -1,0 +1,248 @@
+"""X-ray: radiographs from DICOM, PNG, JPEG, TIFF and BMP to one-channel 8-bit JPEGs, bright meaning dense."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medcoss.contracts import Augmentation, Field, Geometry, Kind, ModalitySpec, UsageError
+from preprocess.conversion import (
+    Conversion,
+    Discovery,
+    InputFile,
+    Json,
+    Outcome,
+    Piece,
+    Refusal,
+    Settings,
+    Status,
+    Unit,
+    skipped,
+)
+from preprocess.readers import dicom, radiograph, raster
+from preprocess.readers.sniff import FileKind, file_kind
+
+SUMMARY = "radiographs (DICOM CR/DX, PNG, JPEG, TIFF, BMP) to 8-bit grey images"
+EXAMPLE = "preprocess xray --in /data/chest --out shards/xray --view PA AP --labels labels.csv"
+
+JPEG_QUALITY = 95
+
+_IDENTITY_TAGS = (0x00080018, 0x00082112, 0x00282110)  # SOPInstanceUID, SourceImageSequence, LossyImageCompression
+_UNCOMPRESSED_PREDECESSOR = "121320"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `preprocess xray`."""
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=224,
+        metavar="PX",
+        help="side of the model's input; stored with a short side of 256/224 of it, for crops (default 224)",
+    )
+    parser.add_argument(
+        "--view",
+        nargs="+",
+        default=[],
+        metavar="VIEW",
+        help="keep only these views by the DICOM header, for example PA AP; LATERAL takes LL and RL too",
+    )
+    parser.add_argument(
+        "--body-part", nargs="+", default=[], metavar="PART", help="keep only these body parts by the DICOM header"
+    )
+    parser.add_argument("--allow-burned-in", action="store_true", help="take images whose header says text is in them")
+    parser.add_argument("--allow-secondary-capture", action="store_true", help="take screen captures")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=raster.MAX_PIXELS,
+        metavar="N",
+        help="largest image that is decoded, against decompression bombs (default 200000000)",
+    )
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options as they go into the manifest. Raises `UsageError` for a size or view that cannot be."""
+    views = sorted({str(name).upper() for name in arguments.view})
+    unknown = [name for name in views if name not in radiograph.VIEWS]
+    if unknown:
+        raise UsageError(f"--view {unknown[0]} is unknown: choose from {', '.join(sorted(radiograph.VIEWS))}")
+    if arguments.size < 8:
+        raise UsageError(f"--size {arguments.size} is too small: expected 8 px or more")
+    return {
+        "size": arguments.size,
+        "view": views,
+        "body_part": sorted({str(name).upper() for name in arguments.body_part}),
+        "allow_burned_in": arguments.allow_burned_in,
+        "allow_secondary_capture": arguments.allow_secondary_capture,
+        "max_pixels": arguments.max_pixels,
+        "jpeg_quality": JPEG_QUALITY,
+    }
+
+
+def spec(settings: Settings) -> ModalitySpec:
+    """One grey JPEG a sample, three equal channels at the model: (3, size, size) in [0, 1]."""
+    side = int(settings["size"])
+    return ModalitySpec(
+        name="xray",
+        kind=Kind.IMAGE,
+        geometry=Geometry((3, side, side)),
+        fields=(Field("image", "jpeg", "uint8", scale=1 / 255),),
+        normalisation="grey as displayed (VOI applied), bright is dense, 0 to 255 as 0 to 1; one stored channel",
+        augmentation=Augmentation(crop_scale=(0.2, 1.0), horizontal_flip=0.5),
+    )
+
+
+def finish(settings: Settings, train: Iterable[Any]) -> tuple[ModalitySpec, dict[str, bytes]]:
+    """Nothing is learnt from the set."""
+    return spec(settings), {}
+
+
+def discover(files: Sequence[InputFile], settings: Settings) -> Discovery:
+    """A unit a file, but DICOM copies of one instance (another compression of it) are one unit, lossless first."""
+    units: list[Unit] = []
+    outcomes: dict[str, Outcome] = {}
+    instances: dict[str, list[tuple[bool, str, InputFile]]] = defaultdict(list)
+    for file in files:
+        kind = file_kind(file.path)
+        if kind is FileKind.RASTER:
+            units.append(Unit((file,), {"format": "raster"}))
+        elif kind is FileKind.DICOM:
+            try:
+                identity, lossy = _identity(file)
+            except Refusal as refusal:
+                outcomes[file.relative] = refusal.outcome
+            else:
+                instances[identity or file.relative].append((lossy, file.relative, file))
+        elif kind is FileKind.OTHER:
+            outcomes[file.relative] = Outcome(Status.SKIPPED, "not_an_input", "neither an image nor DICOM")
+        else:
+            outcomes[file.relative] = Outcome(Status.SKIPPED, "unsupported_format", "not a format of radiographs")
+    for copies in instances.values():
+        units.append(Unit(tuple(file for _, _, file in sorted(copies, key=lambda copy: copy[:2])), {"format": "dicom"}))
+    return Discovery(units, outcomes)
+
+
+def convert(unit: Unit, settings: Settings) -> Conversion:
+    """One sample: of the first file of the unit that gives one; other copies are `duplicate_instance`."""
+    conversion = Conversion([])
+    for file in unit.files:
+        if conversion.pieces:
+            conversion.outcomes[file.relative] = Outcome(
+                Status.SKIPPED, "duplicate_instance", "another compression or copy of an instance that was taken"
+            )
+            continue
+        try:
+            piece = _from_dicom(file, settings) if unit.detail["format"] == "dicom" else _from_raster(file, settings)
+        except Refusal as refusal:
+            conversion.outcomes[file.relative] = refusal.outcome
+            continue
+        conversion.pieces.append(piece)
+        conversion.figures = _figures(piece.geometry)
+    return conversion
+
+
+def _identity(file: InputFile) -> tuple[str, bool]:
+    """The instance a DICOM file is a copy of (its uncompressed predecessor, else itself) and whether it is lossy."""
+    header = dicom.open_dicom(file.path, header_only=True, tags=_IDENTITY_TAGS)
+    with dicom.sound_header():
+        for source in header.get("SourceImageSequence") or []:
+            for purpose in source.get("PurposeOfReferenceCodeSequence") or []:
+                if str(purpose.get("CodeValue", "")) == _UNCOMPRESSED_PREDECESSOR:
+                    return str(source.get("ReferencedSOPInstanceUID", "")), dicom.is_lossy(header)
+        return str(header.get("SOPInstanceUID", "")), dicom.is_lossy(header)
+
+
+def _from_dicom(file: InputFile, settings: Settings) -> Piece:
+    dataset = dicom.open_dicom(file.path)
+    radiograph.refuse_unsuitable(
+        dataset,
+        allow_burned_in=settings["allow_burned_in"],
+        allow_secondary_capture=settings["allow_secondary_capture"],
+    )
+    _refuse_unwanted(dataset, settings)
+    stored = dicom.decode_pixels(dataset, max_pixels=settings["max_pixels"])
+    shown, how = radiograph.present(dataset, stored)
+    geometry: dict[str, Json] = {
+        "native_height": int(shown.shape[0]),
+        "native_width": int(shown.shape[1]),
+        "pixel_spacing_mm": list(radiograph.pixel_spacing_mm(dataset) or []) or None,
+        "view": radiograph.view(dataset),
+        "voi": how,
+    }
+    return _piece(file, stored, shown, geometry, settings, dicom.subject_ids(dataset))
+
+
+def _from_raster(file: InputFile, settings: Settings) -> Piece:
+    if settings["view"] or settings["body_part"]:
+        raise skipped("not_a_view" if settings["view"] else "other_body_part", "a picture file has no header to ask")
+    # Twice the stored size leaves the final reduction its own filter; the file's further detail would be dropped.
+    side = 2 * _short_side(settings)
+    read = raster.open_raster(file.path, max_pixels=settings["max_pixels"], side=side, grey=True)
+    if read.pages > 1:
+        raise skipped("multi_frame", f"{read.pages} pages")
+    stored = raster.grey_values(read.image)
+    if stored.min() == stored.max():
+        raise skipped("constant", "every pixel has one value")
+    deep = stored.dtype != np.uint8
+    geometry: dict[str, Json] = {
+        "native_height": read.height,
+        "native_width": read.width,
+        "pixel_spacing_mm": None,
+        "view": None,
+        "voi": "percentile" if deep else "none",
+    }
+    return _piece(file, stored, radiograph.stretch(stored) if deep else stored, geometry, settings, ())
+
+
+def _refuse_unwanted(dataset: Dataset, settings: Settings) -> None:
+    if settings["view"]:
+        found = radiograph.view(dataset)
+        wanted = {*settings["view"], *({"LL", "RL"} if "LATERAL" in settings["view"] else ())}
+        if found not in wanted:
+            raise skipped("not_a_view", f"view {found or 'unknown'}")
+    if settings["body_part"] and radiograph.body_part(dataset) not in settings["body_part"]:
+        raise skipped("other_body_part", "the header names another body part or none")
+
+
+def _piece(
+    file: InputFile,
+    stored: np.ndarray[Any, Any],
+    shown: np.ndarray[Any, Any],
+    geometry: dict[str, Json],
+    settings: Settings,
+    subjects: tuple[str, ...],
+) -> Piece:
+    small = raster.shrink(shown, _short_side(settings))
+    digest = hashlib.sha256(f"{stored.dtype.str} {stored.shape}".encode())
+    digest.update(np.ascontiguousarray(stored).data)
+    return Piece(
+        content=digest.digest(),
+        suffix="0",
+        data=raster.encode_jpeg(small, settings["jpeg_quality"]),
+        file=file.relative,
+        subject_ids=subjects,
+        geometry={**geometry, "stored_height": int(small.shape[0]), "stored_width": int(small.shape[1])},
+    )
+
+
+def _short_side(settings: Settings) -> int:
+    return round(int(settings["size"]) * 256 / 224)
+
+
+def _figures(geometry: dict[str, Json]) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = {}
+    for name, key in (("native height (px)", "native_height"), ("native width (px)", "native_width")):
+        value = geometry[key]
+        if isinstance(value, int):
+            figures[name] = [float(value)]
+    spacing = geometry["pixel_spacing_mm"]
+    if isinstance(spacing, list) and isinstance(spacing[0], float):
+        figures["pixel spacing (mm)"] = [spacing[0]]
+    return figures
