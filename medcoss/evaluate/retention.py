@@ -174,8 +174,8 @@ def _score(encoder: Encoder, shard_set: ShardSet, task: ProbeTask, embed: Embed,
 def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1) -> Retention:
     """Evaluate the model of the finished stage `stage` on every modality trained so far and write retention.json.
 
-    Every rank must call it with its `rank`; rank 0 writes, atomically. Raises `UsageError` if the stage is unknown or
-    not finished, `MedcossError` for damaged shards.
+    With several ranks all must call it: each embeds its part, the default process group joins them, rank 0 writes,
+    atomically. Raises `UsageError` if the stage is unknown or not finished, `MedcossError` for damaged shards.
     """
     if stage not in run.stage_names:
         raise UsageError(f"{run.directory} has no stage {stage!r}: its stages are {', '.join(run.stage_names)}")
@@ -186,8 +186,10 @@ def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1
     config = run.config
     path = retention_path(run.directory)
     retention = read_retention(path) or Retention()
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
     def embed(encoder: Encoder, shard_set: ShardSet, split: str) -> NDArray[np.float32]:
+        encoder = encoder.to(device)
         table = embed_split(
             encoder,
             shard_set,
@@ -197,7 +199,7 @@ def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1
             rank=rank,
             world_size=world_size,
         )
-        return np.asarray(table.vectors, dtype=np.float32)
+        return _whole(table.vectors, len(shard_set.split(split)), rank, world_size, device)
 
     def random_encoder(shard_set: ShardSet, seed: int) -> Encoder:
         with torch.random.fork_rng():
@@ -218,6 +220,19 @@ def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1
         text = json.dumps(retention.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         atomic.write_bytes(path, text.encode() + b"\n")
     return retention
+
+
+def _whole(
+    part: NDArray[np.float32], count: int, rank: int, world_size: int, device: torch.device
+) -> NDArray[np.float32]:
+    """The vectors (count, D) of all ranks' contiguous parts: each adds its rows to zeros, so the sum is exact."""
+    if world_size == 1:
+        return np.asarray(part, dtype=np.float32)
+    whole = torch.zeros((count, part.shape[1]), device=device)
+    start = count * rank // world_size
+    whole[start : start + len(part)] = torch.from_numpy(np.array(part))
+    torch.distributed.all_reduce(whole)
+    return whole.cpu().numpy()
 
 
 def evaluate_run(run: Run, progress: Callable[[str], None] | None = None) -> Retention:
