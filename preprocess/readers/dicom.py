@@ -18,7 +18,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID
 
-from preprocess.conversion import failed, skipped
+from preprocess.conversion import WEAK, failed, skipped
+from preprocess.split import is_placeholder
 
 MAX_PIXELS = 1 << 30
 """Default limit of samples (frames x rows x columns x channels) decoded from one file: 2 GiB at 16 bits."""
@@ -54,27 +55,6 @@ LOSSY_SYNTAXES = frozenset(
         "1.2.840.10008.1.2.4.203",  # HTJ2K, irreversible allowed
     )
 )
-
-_PLACEHOLDER_IDS = {
-    *("anon", "anonym", "anonymous", "anonymized", "anonymised", "deid", "deidentified", "removed", "redacted"),
-    *(
-        "unknown",
-        "unk",
-        "none",
-        "null",
-        "nan",
-        "na",
-        "noid",
-        "id",
-        "patient",
-        "patientid",
-        "test",
-        "0",
-        "00",
-        "x",
-        "xx",
-    ),
-}
 
 # Expected findings become typed refusals; pydicom's own log lines would only repeat them, with header values in them.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -183,21 +163,17 @@ def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
     return values
 
 
-def is_placeholder(identifier: str) -> bool:
-    """Whether an identifier names nobody: empty, one character repeated, or a word such as ANONYMOUS."""
-    letters = "".join(character for character in identifier.lower() if character.isalnum())
-    repeated = len(letters) > 2 and len(set(letters)) == 1
-    return not letters or repeated or letters in _PLACEHOLDER_IDS
-
-
 def subject_ids(dataset: Dataset) -> tuple[str, ...]:
     """Identifiers of the patient, most trusted first: PatientID (with its issuer, where named), StudyInstanceUID.
 
-    Placeholders are left out, so the result may be empty.
+    The study's id is marked as weak: an id in the path goes before it. Placeholders are left out: may be empty.
     """
     with sound_header():
         patient = str(dataset.get("PatientID") or "").strip()
         issuer = str(dataset.get("IssuerOfPatientID") or "").strip()
         study = str(dataset.get("StudyInstanceUID") or "").strip()
-    named = f"{patient}@{issuer}" if issuer and not is_placeholder(issuer) else patient
-    return tuple(name for name, bare in ((named, patient), (study, study)) if not is_placeholder(bare))
+    if is_placeholder(patient):
+        patient = ""
+    elif not is_placeholder(issuer):
+        patient = f"{patient}@{issuer}"
+    return tuple(name for name in (patient, study and f"{WEAK}{study}") if name)

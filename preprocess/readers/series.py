@@ -1,0 +1,290 @@
+"""DICOM slices to volumes: duplicates, orientations, echoes and times told apart, spacing checked, values rescaled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from preprocess.conversion import InputFile, Outcome, Refusal, failed, skipped
+from preprocess.readers.dicom import MAX_PIXELS, decode_pixels, open_dicom, subject_ids
+from preprocess.readers.frames import Frame, frames_of
+from preprocess.readers.volume import Array, Volume, to_lps
+
+MIN_SLICES = 8
+
+_SAME_POSITION_MM = 0.01
+_SAME_DIRECTION = 1 - 1e-4
+"""Cosine: 0.8 degrees, more than rounding in headers and less than any intended turn."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One volume and the files its slices came from (`InputFile.relative`)."""
+
+    volume: Volume
+    files: tuple[str, ...]
+    subject_ids: tuple[str, ...] = ()
+    quantitative: bool = False
+    """Whether a DICOM header says what the values are; a bare volume file never does."""
+
+
+@dataclass
+class Reading:
+    """Volumes of a unit and the outcomes of the files that are in none."""
+
+    volumes: list[Loaded] = field(default_factory=list)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def refuse(self, frames: Iterable[Frame], refusal: Refusal) -> None:
+        """Note the outcome of the frames' files, unless an earlier one is on record."""
+        for frame in frames:
+            self.outcomes.setdefault(frame.file.relative, refusal.outcome)
+
+
+def read_series(
+    files: Sequence[InputFile],
+    *,
+    check: Callable[[Frame], None],
+    padding_becomes: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Reading:
+    """All volumes in the files of one series (equal `series_key`), in the order of their first file.
+
+    `check` raises a `Refusal` for a frame of the wrong quantity. Padding pixels get the value `padding_becomes`.
+    A slice that cannot be decoded has its own outcome; the rest goes on, and may show a gap.
+    """
+    reading = Reading()
+    frames: list[Frame] = []
+    ids: tuple[str, ...] = ()
+    for file in sorted(files, key=lambda file: file.relative):
+        try:
+            header = open_dicom(file.path, header_only=True)
+            found = frames_of(file, header)
+            for frame in found:
+                check(frame)
+            ids = ids or subject_ids(header)
+        except Refusal as refusal:
+            reading.outcomes[file.relative] = refusal.outcome
+        else:
+            frames += found
+    pixels = _Pixels(max_pixels)
+    frames = _single_instances(frames, pixels, reading)
+    clusters = _orientations(frames)
+    for cluster in clusters:
+        for part in _told_apart(cluster, 0):
+            try:
+                if len(part) < MIN_SLICES <= len(frames) and len(clusters) > 1:
+                    raise skipped("mixed_orientation", f"{len(clusters)} orientations in {len(frames)} slices")
+                volume, used = _assemble(part, pixels, reading, padding_becomes)
+            except Refusal as refusal:
+                reading.refuse(part, refusal)
+            else:
+                names = dict.fromkeys(frame.file.relative for frame in used)
+                reading.volumes.append(Loaded(volume, tuple(names), ids, quantitative=True))
+    written = {name for loaded in reading.volumes for name in loaded.files}
+    reading.outcomes = {name: outcome for name, outcome in reading.outcomes.items() if name not in written}
+    return reading
+
+
+class _Pixels:
+    """Stored values by frame. Those of a file are decoded once."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._decoded: dict[str, Array | Refusal] = {}
+
+    def of(self, frame: Frame) -> Array:
+        """Stored values (rows, columns). Raises the `Refusal` met while decoding."""
+        name = frame.file.relative
+        if name not in self._decoded:
+            self._decoded[name] = _decoded(frame.file, self._max_pixels)
+        values = self._decoded[name]
+        if isinstance(values, Refusal):
+            raise values
+        if frame.number >= len(values):
+            raise failed("truncated_pixels", f"{len(values)} frames, expected {frame.number + 1} or more")
+        return np.asarray(values[frame.number])
+
+    def used(self, frame: Frame) -> None:
+        """Forget a frame that will not be asked for again; frames of one file stay until the unit ends."""
+        values = self._decoded.get(frame.file.relative)
+        if not isinstance(values, Refusal) and values is not None and len(values) == 1:
+            del self._decoded[frame.file.relative]
+
+
+def _decoded(file: InputFile, max_pixels: int) -> Array | Refusal:
+    try:
+        dataset = open_dicom(file.path)
+        values = decode_pixels(dataset, max_pixels=max_pixels)
+    except Refusal as refusal:
+        return refusal
+    return values.reshape(-1, *values.shape[-2:])
+
+
+def _readable(frames: Iterable[Frame], pixels: _Pixels, reading: Reading) -> list[Frame]:
+    kept = []
+    for frame in frames:
+        try:
+            pixels.of(frame)
+        except Refusal as refusal:
+            reading.refuse([frame], refusal)
+        else:
+            kept.append(frame)
+    return kept
+
+
+def _best(frames: Sequence[Frame], pixels: _Pixels) -> Frame:
+    """The lossless, then the original, then whichever has the smallest digest: the same for any order of the input."""
+    return min(
+        frames,
+        key=lambda frame: (
+            frame.lossy,
+            "DERIVED" in frame.image_type,
+            hashlib.sha256(np.ascontiguousarray(pixels.of(frame)).data).digest(),
+            frame.file.relative,
+        ),
+    )
+
+
+def _single_instances(frames: Sequence[Frame], pixels: _Pixels, reading: Reading) -> list[Frame]:
+    by_instance: dict[tuple[str, int], list[Frame]] = {}
+    for frame in frames:
+        by_instance.setdefault((frame.instance, frame.number), []).append(frame)
+    kept = []
+    for copies in by_instance.values():
+        if len(copies) > 1:
+            # A cut copy must not win over a sound one, so copies are decoded before one is chosen.
+            copies = _readable(copies, pixels, reading)
+            chosen = [_best(copies, pixels)] if copies else []
+            others = [frame for frame in copies if frame not in chosen]
+            reading.refuse(others, skipped("duplicate_instance", f"{len(others) + 1} copies"))
+            copies = chosen
+        kept += copies
+    return kept
+
+
+def _orientations(frames: Iterable[Frame]) -> list[list[Frame]]:
+    clusters: list[list[Frame]] = []
+    for frame in frames:
+        for cluster in clusters:
+            first = cluster[0]
+            if (
+                float(frame.along_row @ first.along_row) > _SAME_DIRECTION
+                and float(frame.along_column @ first.along_column) > _SAME_DIRECTION
+            ):
+                cluster.append(frame)
+                break
+        else:
+            clusters.append([frame])
+    return clusters
+
+
+def _told_apart(frames: list[Frame], start: int) -> list[list[Frame]]:
+    """Split slices into volumes by echo, time or acquisition, only where that leaves fewer irregularities."""
+    irregular = _irregularities(frames)
+    if irregular == 0:
+        return [frames]
+    for number in range(start, len(frames[0].tells_apart)):
+        parts: dict[str, list[Frame]] = {}
+        for frame in frames:
+            parts.setdefault(frame.tells_apart[number], []).append(frame)
+        groups = list(parts.values())
+        alone = min(len(group) for group in groups) < 2
+        if len(groups) > 1 and not alone and sum(map(_irregularities, groups)) < irregular:
+            return [part for group in groups for part in _told_apart(group, number + 1)]
+    return [frames]
+
+
+def _irregularities(frames: Sequence[Frame]) -> int:
+    gaps = np.diff(sorted(frame.depth for frame in frames))
+    if len(gaps) == 0:
+        return 0
+    usual = float(np.median(gaps))
+    return int((np.abs(gaps - usual) > _tolerance(usual)).sum()) if usual > _SAME_POSITION_MM else len(gaps)
+
+
+def _tolerance(spacing: float) -> float:
+    """Positions are often rounded to 0.1 mm in headers."""
+    return max(0.11, 0.05 * spacing)
+
+
+def _assemble(
+    frames: Sequence[Frame], pixels: _Pixels, reading: Reading, padding_becomes: float | None
+) -> tuple[Volume, list[Frame]]:
+    """One volume from slices of one orientation. Refused: `too_few_slices`, `gap`, `variable_spacing`, ..."""
+    slices = _single_positions(_readable(frames, pixels, reading), pixels, reading)
+    slices.sort(key=lambda frame: frame.depth)
+    if len(slices) < MIN_SLICES:
+        raise skipped("too_few_slices", f"{len(slices)} of {MIN_SLICES} needed")
+    step = _slice_step(slices)
+    first = slices[0]
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = first.along_column * first.spacing[0]
+    affine[:3, 2] = first.along_row * first.spacing[1]
+    affine[:3, 3] = first.position
+    values = _stack(slices, pixels, padding_becomes)
+    return to_lps(values, affine), slices
+
+
+def _single_positions(frames: Iterable[Frame], pixels: _Pixels, reading: Reading) -> list[Frame]:
+    kept: list[list[Frame]] = []
+    for frame in sorted(frames, key=lambda frame: (frame.depth, frame.file.relative, frame.number)):
+        if kept and frame.depth - kept[-1][0].depth < _SAME_POSITION_MM:
+            kept[-1].append(frame)
+        else:
+            kept.append([frame])
+    chosen = []
+    for copies in kept:
+        best = copies[0] if len(copies) == 1 else _best(copies, pixels)
+        chosen.append(best)
+        others = [frame for frame in copies if frame.file != best.file]
+        reading.refuse(others, skipped("duplicate_position", f"{len(copies)} slices at one position"))
+    return chosen
+
+
+def _slice_step(slices: Sequence[Frame]) -> Array:
+    """Millimetres (3,) from each slice to the next, sideways drift of a tilted gantry included.
+
+    Refused: `gap`, `variable_spacing`, `no_geometry` (pixel spacing differs).
+    """
+    if len({frame.spacing for frame in slices}) > 1:
+        raise failed("no_geometry", "the pixel spacing differs between slices")
+    gaps = np.diff([frame.depth for frame in slices])
+    usual = float(np.median(gaps))
+    wide = gaps[gaps > 1.5 * usual]
+    if len(wide):
+        raise failed("gap", f"about {round(float((wide / usual - 1).sum()))} slices missing at {usual:.2f} mm spacing")
+    if np.abs(gaps - usual).max() > _tolerance(usual):
+        raise failed("variable_spacing", f"{gaps.min():.2f} to {gaps.max():.2f} mm")
+    positions = np.array([frame.position for frame in slices])
+    step = np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
+    straight = positions[0] + np.arange(len(slices))[:, None] * step
+    astray = np.linalg.norm(positions - straight, axis=1).max()
+    if astray > max(0.5, 0.5 * slices[0].spacing[0], _tolerance(usual)):
+        raise failed("variable_spacing", f"slices lie up to {astray:.1f} mm off a line")
+    return step
+
+
+def _stack(slices: Sequence[Frame], pixels: _Pixels, padding_becomes: float | None) -> Array:
+    """Rescaled values (slices, rows, columns): int16 where slope and intercept are whole and all fit, else float32."""
+    whole = all(frame.slope.is_integer() and frame.intercept.is_integer() for frame in slices)
+    rows, columns = pixels.of(slices[0]).shape
+    values: Array = np.empty((len(slices), rows, columns), np.int16 if whole else np.float32)
+    for number, frame in enumerate(slices):
+        stored = pixels.of(frame)
+        scaled: Array
+        if whole:
+            scaled = stored.astype(np.int32) * int(frame.slope) + int(frame.intercept)
+            if values.dtype == np.int16 and (scaled.min() < -(1 << 15) or scaled.max() >= 1 << 15):
+                values = values.astype(np.float32)
+        else:
+            scaled = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+        if padding_becomes is not None and frame.padding is not None:
+            scaled[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = padding_becomes
+        values[number] = scaled
+        pixels.used(frame)
+    return values

@@ -1,0 +1,254 @@
+"""What CT and MRI share: options, finding volumes among files, windows along an axis, fitting slices into a square."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medcoss.contracts import UsageError
+from preprocess.conversion import (
+    Discovery,
+    InputFile,
+    Json,
+    Outcome,
+    Piece,
+    Refusal,
+    Settings,
+    Status,
+    Unit,
+    skipped,
+)
+from preprocess.readers.dicom import MAX_PIXELS, open_dicom
+from preprocess.readers.frames import SCAN_TAGS, Frame, refuse_non_slices, series_key
+from preprocess.readers.nifti import ITK_SUFFIXES, NIFTI_SUFFIXES, read_volume_file
+from preprocess.readers.series import MIN_SLICES, Loaded, Reading, read_series
+from preprocess.readers.sniff import FileKind, file_kind
+from preprocess.readers.volume import Array, Volume, sample
+
+MIN_THICKNESS_MM = 12.0
+CONSTANT_SD = 1e-6
+
+_UNREAD_VOLUMES = (".img", ".hdr", ".img.gz", ".hdr.gz", ".mnc", ".minc", ".par", ".rec", ".nii.bz2", ".nii.zst")
+_DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz", ".zraw")}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, stride: int, stride_help: str) -> None:
+    """Declare the options both modalities have."""
+    parser.add_argument(
+        "--window",
+        type=_window,
+        default=(16, 192, 192),
+        metavar="D,H,W",
+        help="voxels of a sample (default 16,192,192)",
+    )
+    parser.add_argument("--window-stride", type=int, default=stride, metavar="N", help=stride_help)
+    parser.add_argument("--stretch", action="store_true", help="stretch slices to the window; their aspect is lost")
+    parser.add_argument("--allow-burned-in", action="store_true", help="take images whose header says text is in them")
+    parser.add_argument("--allow-secondary-capture", action="store_true", help="take screen captures")
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"most voxels decoded from one file, against decompression bombs (default {MAX_PIXELS})",
+    )
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The shared options as JSON-ready values. Raises `UsageError` for sizes that cannot be."""
+    if arguments.window_stride < 1 or min(arguments.window) < 2 or arguments.max_pixels < 1:
+        raise UsageError("--window, --window-stride and --max-pixels: expected sizes of at least 2, 1 and 1")
+    return {
+        "window": list(arguments.window),
+        "window_stride": arguments.window_stride,
+        "stretch": arguments.stretch,
+        "allow_burned_in": arguments.allow_burned_in,
+        "allow_secondary_capture": arguments.allow_secondary_capture,
+        "max_pixels": arguments.max_pixels,
+    }
+
+
+def _window(text: str) -> tuple[int, int, int]:
+    sizes = text.split(",")
+    if len(sizes) != 3 or not all(size.strip().isdecimal() for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three sizes such as 16,192,192")
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def discover(files: Sequence[InputFile], settings: Settings, modality: str) -> Discovery:
+    """One unit a DICOM series (whatever its folders) and one a volume file; everything else has its outcome.
+
+    `modality` is DICOM's name for it (CT, MR). Reads DICOM headers, of other files the first bytes at most.
+    """
+    outcomes: dict[str, Outcome] = {}
+    series: dict[tuple[str, ...], list[InputFile]] = {}
+    units: list[Unit] = []
+    parts = _detached_parts(files)
+    for file in sorted(files, key=lambda file: file.relative):
+        name = file.relative.lower()
+        if file.relative in parts:
+            continue
+        if name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)):
+            own = [part for part in files if parts.get(part.relative) == file.relative]
+            units.append(Unit((file, *own), {"source": "file"}))
+            continue
+        try:
+            series.setdefault(_series_of(file, settings, modality), []).append(file)
+        except Refusal as refusal:
+            outcomes[file.relative] = refusal.outcome
+    units += [Unit(tuple(members), {"source": "series"}) for members in series.values()]
+    return Discovery(units, outcomes)
+
+
+def _detached_parts(files: Sequence[InputFile]) -> dict[str, str]:
+    """Pixel files that a MetaImage or NRRD header beside them names by its own name: part to header."""
+    present = {file.relative for file in files}
+    found = {}
+    for name in present:
+        for header, endings in _DETACHED.items():
+            if name.lower().endswith(header):
+                stem = name[: -len(header)]
+                found.update({stem + ending: name for ending in endings if stem + ending in present})
+    return found
+
+
+def _series_of(file: InputFile, settings: Settings, modality: str) -> tuple[str, ...]:
+    """The series a DICOM file belongs to; refuses what is no slice of a volume."""
+    kind = file_kind(file.path)
+    if kind in (FileKind.RASTER, FileKind.SLIDE):
+        raise skipped("not_a_volume", "a two-dimensional image")
+    if kind is FileKind.DATA or file.relative.lower().endswith(_UNREAD_VOLUMES):
+        raise skipped("unsupported_format", file.path.suffix[:16])
+    if kind is not FileKind.DICOM:
+        raise skipped("not_an_input", file.path.suffix[:16])
+    header = open_dicom(file.path, header_only=True, tags=SCAN_TAGS)
+    refuse_non_slices(
+        header,
+        modality,
+        burned_in=settings["allow_burned_in"],
+        secondary_capture=settings["allow_secondary_capture"],
+    )
+    return series_key(header)
+
+
+def read_unit(
+    unit: Unit, settings: Settings, *, check: Callable[[Frame], None], padding_becomes: float | None = None
+) -> Reading:
+    """The volumes of a unit, and outcomes of files that are in none of them. See `read_series` for `check`."""
+    limit = int(settings["max_pixels"])
+    if unit.detail["source"] == "series":
+        return read_series(unit.files, check=check, padding_becomes=padding_becomes, max_pixels=limit)
+    names = tuple(file.relative for file in unit.files)
+    try:
+        volume = read_volume_file(unit.files[0].path, max_voxels=limit)
+    except Refusal as refusal:
+        return Reading([], dict.fromkeys(names, refusal.outcome))
+    return Reading([Loaded(volume, names)])
+
+
+def require_enough(volume: Volume) -> None:
+    """Refuse a volume too thin for one window along axis 0 (`too_few_slices`)."""
+    count, spacing = volume.values.shape[0], volume.spacing[0]
+    if count < MIN_SLICES or count * spacing < MIN_THICKNESS_MM:
+        raise skipped("too_few_slices", f"{count} slices, {count * spacing:.1f} mm")
+
+
+def window_starts(count: int, length: int, stride: int) -> list[int]:
+    """First slices of windows of `length` among `count`; the last is shifted back to end at the last slice."""
+    if count <= length:
+        return [0]
+    starts = list(range(0, count - length + 1, stride))
+    return starts if starts[-1] == count - length else [*starts, count - length]
+
+
+@dataclass(frozen=True)
+class InPlane:
+    """Where slices go in a window: sampled at `size` voxels, then placed at `offset` in a canvas of `canvas`."""
+
+    size: tuple[int, int]
+    offset: tuple[int, int]
+    canvas: tuple[int, int]
+
+    @classmethod
+    def fit(cls, extent_mm: tuple[float, float], canvas: tuple[int, int], *, stretch: bool) -> InPlane:
+        """Keep the aspect of `extent_mm` (between the centres of corner pixels) unless `stretch`."""
+        if stretch:
+            return cls(canvas, (0, 0), canvas)
+        step = max(extent / (pixels - 1) for extent, pixels in zip(extent_mm, canvas, strict=True))
+        height, width = (
+            max(1, min(pixels, round(extent / step) + 1)) for extent, pixels in zip(extent_mm, canvas, strict=True)
+        )
+        return cls((height, width), ((canvas[0] - height) // 2, (canvas[1] - width) // 2), canvas)
+
+    def place(self, values: Array, fill: float) -> Array:
+        """Values (D, *size) on a canvas (D, *canvas) of `fill`, same dtype."""
+        if self.size == self.canvas:
+            return values
+        placed = np.full((values.shape[0], *self.canvas), fill, values.dtype)
+        top, left = self.offset
+        placed[:, top : top + self.size[0], left : left + self.size[1]] = values
+        return placed
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box of a volume in straight indices, corner voxel to corner voxel, and how its slices fit the sample."""
+
+    low: Array
+    high: Array
+    depth: int
+    in_plane: InPlane
+
+    def sample(self, volume: Volume, *, fill: float) -> Array:
+        """Values (depth, *in_plane.size), float32, before placing; interpolated once."""
+        return sample(volume, self.low, self.high, (self.depth, *self.in_plane.size), fill=fill)
+
+    def geometry(self, volume: Volume, axis: str) -> dict[str, Json]:
+        """The sample's geometry for its record; millimetres in the sample's axis order (depth, height, width)."""
+        spans = (self.high - self.low) * np.array(volume.spacing)
+        voxel = [float(span / max(1, n - 1)) for span, n in zip(spans, (self.depth, *self.in_plane.size), strict=True)]
+        inside = int(np.floor(self.high[0] + 1e-6) - np.ceil(self.low[0] - 1e-6)) + 1
+        return {
+            "axis": axis,
+            "native_slices": max(1, inside),
+            "native_spacing_mm": [round(value, 4) for value in volume.spacing],
+            "native_shape": list(volume.values.shape),
+            "voxel_mm": [round(value, 4) for value in voxel],
+        }
+
+
+def content_digest(volume: Volume) -> bytes:
+    """SHA-256 of the rescaled values in canonical orientation: equal for one image in two formats."""
+    digest = hashlib.sha256(f"{volume.values.dtype.str}{volume.values.shape}".encode())
+    digest.update(np.ascontiguousarray(volume.values).data)
+    return digest.digest()
+
+
+def refuse_all(outcomes: dict[str, Outcome], files: Sequence[str], refusal: Refusal) -> None:
+    """Note a volume's refusal as the outcome of all its files."""
+    for name in files:
+        outcomes[name] = refusal.outcome
+
+
+def written(outcomes: dict[str, Outcome], files: Sequence[str]) -> None:
+    """Note that a volume's files gave samples, whatever another volume in them gave."""
+    for name in files:
+        outcomes[name] = Outcome(Status.WRITTEN)
+
+
+def add_figures(figures: dict[str, list[float]], volume: Volume, pieces: Sequence[Piece], unit: str) -> None:
+    """Add a volume and its samples to the figures of the QC histograms; `unit` is that of stored values."""
+    rows = {
+        "slice spacing (mm)": [volume.spacing[0]],
+        "in-plane spacing (mm)": [volume.spacing[1], volume.spacing[2]],
+        "native slices": [float(volume.values.shape[0])],
+        f"mean of a sample ({unit})": [float(np.mean(piece.data, dtype=np.float64)) for piece in pieces],  # type: ignore[arg-type]
+        "windows per volume": [float(len(pieces))],
+    }
+    for name, values in rows.items():
+        figures.setdefault(name, []).extend(values)
