@@ -10,20 +10,35 @@ A modality module in `preprocess/modalities/` offers these functions; nothing el
     discover(files, settings) -> Discovery         groups files into units; cheap, reads headers at most
     convert(unit, settings) -> Conversion          one unit to samples, in a worker process
     finish(settings, train) -> (ModalitySpec, {name: bytes})   set-level work over the train split's samples
+
+`train` yields each train sample's `data` once, in key order, read from disk as asked for. A modality may also offer
+
+    rewriter(settings, files) -> Rewriter          a last change of each sample's data that needs `finish`'s files
+
+`settings` as the functions get them are the modality's own plus the engine's `COMMON_SETTINGS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from medcoss.contracts import ModalitySpec
+
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 Settings = Mapping[str, Any]
+
+COMMON_SETTINGS = ("id_columns", "label_columns", "subject_column")
+"""What the engine adds to a modality's settings, for modalities that read tables: names of columns, best first."""
+
+WEAK = "weak:"
+"""Prefix of a subject id that names less than a patient (a study UID, a digest): used when there is no better."""
 
 
 class Status(StrEnum):
@@ -98,7 +113,8 @@ class Piece:
     digests and suffixes are duplicates. `suffix` is the window or tile index, fixed width, e.g. "0003"; "0" when alone.
     `data` is encoded bytes (text, JPEG, PNG) or the volume array (D, H, W) in the stored dtype. `file` is the
     `relative` of the file the sample is counted to. `subject_ids` are raw identifiers, most trusted first; the engine
-    turns them into a token at once and they reach no disk. `row` is a table row's id for looking up labels.
+    turns them into a token at once and they reach no disk; one that starts with `WEAK`, or has the form of a DICOM UID,
+    gives way to an id found in the path. `row` is a table row's id for looking up labels.
     `labels` and `split` come from the input itself (a table's columns); files' labels are joined by the engine.
     """
 
@@ -124,3 +140,32 @@ class Conversion:
     pieces: list[Piece]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     figures: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Rewriter(Protocol):
+    """Changes each sample's data when the set-level files are known; keeps its own count of what it did."""
+
+    def __call__(self, data: bytes | np.ndarray[Any, Any]) -> bytes | np.ndarray[Any, Any]:
+        """The data as it is to be stored."""
+
+    def statistics(self) -> dict[str, float]:
+        """Figures for `statistics.json` after all samples, for example the fraction of texts that were cut."""
+
+    def notes(self) -> list[str]:
+        """What the user should be told of that."""
+
+
+class Modality(Protocol):
+    """The functions of a module in `preprocess/modalities/`, as the engine calls them."""
+
+    SUMMARY: str
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def settings(self, arguments: argparse.Namespace) -> dict[str, Json]: ...
+    def spec(self, settings: Settings) -> ModalitySpec: ...
+    def discover(self, files: Sequence[InputFile], settings: Settings) -> Discovery: ...
+    def convert(self, unit: Unit, settings: Settings) -> Conversion: ...
+    def finish(
+        self, settings: Settings, train: Iterable[bytes | np.ndarray[Any, Any]]
+    ) -> tuple[ModalitySpec, dict[str, bytes]]: ...

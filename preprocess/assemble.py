@@ -1,0 +1,169 @@
+"""From staged samples to one set's list: duplicates, conflicting labels, given and drawn splits, order of keys."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from medcoss.contracts import SPLITS, UsageError, check_key
+from preprocess.conversion import Outcome, Status
+from preprocess.split import Salt, assign
+from preprocess.staging import StagedSample, StagedUnit
+
+_SPLIT_RANK = {"test": 0, "val": 1, "train": 2}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A sample that goes into the set: its split, the unit it is staged in, and what is stored beside its data."""
+
+    split: str
+    unit_id: str
+    sample: StagedSample
+
+
+@dataclass
+class FileFate:
+    """One row of `outcomes`."""
+
+    input_id: str
+    unit_id: str
+    outcome: Outcome
+    key_prefix: str = ""
+    n_samples: int = 0
+
+
+@dataclass
+class Assembly:
+    """The whole set: samples by split in key order, and a row for every file."""
+
+    splits: dict[str, list[Placed]]
+    fates: dict[str, FileFate]
+    duplicates: int = 0
+    conflicts: int = 0
+    unknown_subjects: int = 0
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all splits."""
+        return sum(map(len, self.splits.values()))
+
+
+def assemble(
+    units: Iterable[StagedUnit], outcomes: Mapping[str, Outcome], fractions: Mapping[str, float], salt: Salt
+) -> Assembly:
+    """Decide about every staged sample and every file; the result does not depend on the order of `units`.
+
+    `outcomes` are those of files in no unit, by input id. Raises `UsageError` if a subject is given two splits.
+    """
+    units = sorted(units, key=lambda unit: unit.unit_id)
+    place = _subject_splits(units, fractions, salt)
+    copies: dict[str, list[Placed]] = defaultdict(list)
+    for unit in units:
+        for sample in unit.samples:
+            copies[check_key(sample.key)].append(Placed(place[sample.subject], unit.unit_id, sample))
+    assembly = Assembly({split: [] for split in SPLITS}, {})
+    lost: dict[str, str] = {}
+    kept: dict[str, list[str]] = defaultdict(list)
+    conflicted: set[str] = set()
+    for key in sorted(copies):
+        placed, *others = sorted(copies[key], key=_preference)
+        labels, conflict = _agreed([placed.sample, *(other.sample for other in others)])
+        assembly.duplicates += len(others)
+        for other in others:
+            lost[other.sample.input_id] = "conflicting_labels" if conflict else "duplicate"
+        if conflict:
+            assembly.conflicts += 1
+            conflicted.add(placed.sample.input_id)
+        sample = replace(placed.sample, labels=labels)
+        assembly.splits[placed.split].append(replace(placed, sample=sample))
+        kept[sample.input_id].append(key)
+        assembly.unknown_subjects += not sample.known
+    for unit in units:
+        for name, outcome in unit.outcomes.items():
+            if outcome.status is Status.WRITTEN and name in lost and name not in kept:
+                outcome = Outcome(Status.SKIPPED, lost[name])
+            elif name in conflicted and not outcome.message:
+                outcome = replace(outcome, message="copies with different labels exist: those labels are left out")
+            _merge(assembly.fates, FileFate(name, unit.unit_id, outcome, *_keys(kept.get(name, []))))
+    _inherit(units, assembly.fates)
+    for name, outcome in outcomes.items():
+        _merge(assembly.fates, FileFate(name, "", outcome))
+    assembly.figures = _figures(units)
+    return assembly
+
+
+def _subject_splits(units: list[StagedUnit], fractions: Mapping[str, float], salt: Salt) -> dict[str, str]:
+    given: dict[str, str] = {}
+    tokens: set[str] = set()
+    for unit in units:
+        for sample in unit.samples:
+            tokens.add(sample.subject)
+            if sample.split is not None and given.setdefault(sample.subject, sample.split) != sample.split:
+                raise UsageError(
+                    f"the tables put one subject (token {sample.subject}) into both {given[sample.subject]} and "
+                    f"{sample.split}: mend their split column, or name the right --subject-column"
+                )
+    return {token: given.get(token) or assign(token, fractions, salt) for token in tokens}
+
+
+def _preference(placed: Placed) -> tuple[int, str, str]:
+    """Test copies first: a model must not train on what it is tested with. Ids break the tie in any input order."""
+    return _SPLIT_RANK[placed.split], placed.sample.input_id, placed.sample.subject
+
+
+def _agreed(samples: list[StagedSample]) -> tuple[dict[str, Any], bool]:
+    """Labels that no two copies contradict, in the order they have, and whether one was contradicted."""
+    merged: dict[str, Any] = {}
+    contradicted = set()
+    for sample in samples:
+        for name, value in sample.labels.items():
+            if merged.setdefault(name, value) != value:
+                contradicted.add(name)
+    return {name: value for name, value in merged.items() if name not in contradicted}, bool(contradicted)
+
+
+def _keys(keys: list[str]) -> tuple[str, int]:
+    """The part of the key that a file's samples share ("" if they share none), and their number."""
+    prefixes = {key.rpartition("-")[0] for key in keys}
+    return (prefixes.pop() if len(prefixes) == 1 else ""), len(keys)
+
+
+_RANK = {Status.WRITTEN: 2, Status.FAILED: 1, Status.SKIPPED: 0}
+
+
+def _merge(fates: dict[str, FileFate], fate: FileFate) -> None:
+    """A file can be in several units (a folder of mixed frames): the best outcome counts, samples add up."""
+    earlier = fates.get(fate.input_id)
+    if earlier is None:
+        fates[fate.input_id] = fate
+        return
+    best, other = (earlier, fate) if _RANK[earlier.outcome.status] >= _RANK[fate.outcome.status] else (fate, earlier)
+    prefix = best.key_prefix if best.key_prefix == other.key_prefix or not other.key_prefix else ""
+    fates[fate.input_id] = replace(best, key_prefix=prefix, n_samples=max(best.n_samples, other.n_samples))
+
+
+def _inherit(units: list[StagedUnit], fates: dict[str, FileFate]) -> None:
+    """The files of a series share its fate: all are duplicates if its samples are, all carry its key."""
+    for unit in units:
+        counted = {sample.input_id for sample in unit.samples}
+        if len(counted) != 1 or len(unit.outcomes) == 1:
+            continue
+        head = fates[counted.pop()]
+        for name in unit.outcomes:
+            fate = fates[name]
+            if fate is head or fate.outcome.status is not Status.WRITTEN:
+                continue
+            outcome = fate.outcome if head.outcome.status is Status.WRITTEN else head.outcome
+            fates[name] = replace(fate, outcome=outcome, key_prefix=head.key_prefix)
+
+
+def _figures(units: list[StagedUnit]) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = defaultdict(list)
+    for unit in units:
+        for name, values in unit.figures.items():
+            figures[name] += values
+    return dict(sorted(figures.items()))

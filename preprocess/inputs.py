@@ -1,0 +1,118 @@
+"""Every file below --in, in one order, with an id that says nothing about its path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from medcoss.contracts import UsageError
+from preprocess.conversion import InputFile, Outcome, Status
+from preprocess.split import Salt
+
+_MASK_FOLDERS = frozenset({"mask", "masks", "label", "labels", "labelstr", "labelsts"})
+
+
+def find_files(roots: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list[InputFile]:
+    """All files below `roots`, each once, sorted by relative path; folders in `leave_out` are not entered.
+
+    Links are followed, but no folder is entered twice on one way down. The order of `roots` does not matter: where two
+    of them hold the same relative path, the one whose root sorts later gets a prefix.
+
+    Raises `UsageError` if a root is missing or nothing is found.
+    """
+    closed = {path.resolve() for path in leave_out}
+    found: dict[str, InputFile] = {}
+    seen: set[Path] = set()
+    for root in sorted({root.resolve() for root in roots}):
+        if not root.exists():
+            raise UsageError(f"no such input: {root}: name an existing file or folder with --in")
+        for path in _walk(root, closed):
+            real = path.parent.resolve() / path.name
+            if real in seen:
+                continue
+            seen.add(real)
+            relative = path.name if path == root else path.relative_to(root).as_posix()
+            if relative in found:
+                relative = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}/{relative}"
+            found[relative] = InputFile(path, relative)
+    if not found:
+        raise UsageError(f"no files in {', '.join(str(root) for root in roots)}: give a folder with files to --in")
+    return [found[relative] for relative in sorted(found)]
+
+
+def _walk(root: Path, closed: set[Path]) -> Iterator[Path]:
+    if not root.is_dir():
+        yield root
+        return
+    stack: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(root, ())]
+    while stack:
+        folder, above = stack.pop()
+        information = folder.stat()
+        identity = (information.st_dev, information.st_ino)
+        if identity in above or folder.resolve() in closed:
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    stack.append((Path(entry.path), (*above, identity)))
+                else:
+                    yield Path(entry.path)
+
+
+def input_id(salt: Salt, relative: str) -> str:
+    """The pseudonymous id under which logs and outcomes name an input file."""
+    return salt.token("input", relative, length=16)
+
+
+def stamp(files: Iterable[InputFile]) -> str:
+    """Changes when one of the files is written anew (size or modification time). 16 hex characters."""
+    text = "".join(
+        f"{information.st_size}:{information.st_mtime_ns};" for information in (_stat(file) for file in files)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stat(file: InputFile) -> os.stat_result:
+    try:
+        return file.path.stat()
+    except FileNotFoundError:
+        return file.path.lstat()
+
+
+def file_bytes(file: InputFile) -> int:
+    """Size of a file in bytes, 0 if it is not there."""
+    try:
+        return file.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def sort_out(files: Sequence[InputFile], masks: Sequence[Path], tables: Sequence[Path]) -> dict[str, Outcome]:
+    """Outcomes, by relative path, of files that no modality is asked about: masks, label tables, things not files."""
+    mask_roots = tuple(path.resolve() for path in masks)
+    label_tables = {path.resolve() for path in tables}
+    outcomes = {}
+    for file in files:
+        if file.path.resolve() in label_tables:
+            outcomes[file.relative] = Outcome(Status.SKIPPED, "label_table")
+        elif _in_mask_folder(file.relative) or any(file.path.resolve().is_relative_to(root) for root in mask_roots):
+            outcomes[file.relative] = Outcome(Status.SKIPPED, "mask")
+        elif problem := _not_regular(file.path):
+            outcomes[file.relative] = problem
+    return outcomes
+
+
+def _in_mask_folder(relative: str) -> bool:
+    return any(part.lower() in _MASK_FOLDERS for part in PurePosixPath(relative).parts[:-1])
+
+
+def _not_regular(path: Path) -> Outcome | None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return Outcome(Status.FAILED, "unreadable", error.strerror or "cannot be opened")
+    # Opening a pipe would wait for ever.
+    return None if stat.S_ISREG(mode) else Outcome(Status.SKIPPED, "not_an_input", "not a regular file")

@@ -1,0 +1,91 @@
+"""`outcomes.parquet`, a row a file; and `DIR.private/inputs.csv`, the only place that says which file an id is."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from medcoss.atomic import atomic_file
+from medcoss.contracts import MedcossError
+from preprocess.assemble import FileFate
+from preprocess.conversion import InputFile, Status
+from preprocess.inputs import file_bytes
+from preprocess.reasons import REASONS
+
+OUTCOMES = "outcomes.parquet"
+PRIVATE_SUFFIX = ".private"
+_COLUMNS = ("input_id", "unit_id", "key_prefix", "n_samples", "status", "reason", "message")
+
+
+def write_outcomes(path: Path, fates: Iterable[FileFate]) -> None:
+    """Write the rows in the order of their input ids. Raises `MedcossError` for a reason that is not in the list."""
+    import pyarrow as pa  # seconds to import on a cold disk: not for --help
+    import pyarrow.parquet as pq
+
+    rows = sorted(fates, key=lambda fate: fate.input_id)
+    for fate in rows:
+        if fate.outcome.reason and fate.outcome.reason not in REASONS:
+            raise MedcossError(f"reason {fate.outcome.reason!r} is not in preprocess/reasons.py: add it there")
+    table = pa.table(
+        {
+            "input_id": pa.array([fate.input_id for fate in rows], pa.string()),
+            "unit_id": pa.array([fate.unit_id for fate in rows], pa.string()),
+            "key_prefix": pa.array([fate.key_prefix for fate in rows], pa.string()),
+            "n_samples": pa.array([fate.n_samples for fate in rows], pa.int64()),
+            "status": pa.array([str(fate.outcome.status) for fate in rows], pa.string()),
+            "reason": pa.array([fate.outcome.reason for fate in rows], pa.string()),
+            "message": pa.array([fate.outcome.message for fate in rows], pa.string()),
+        }
+    )
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_outcome_ids(path: Path) -> set[str]:
+    """The input ids a finished set has accounted for."""
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(path, columns=["input_id"])["input_id"].to_pylist())
+
+
+def count_statuses(fates: Iterable[FileFate]) -> dict[str, int]:
+    """Numbers of files for the manifest: read, written, skipped, failed."""
+    counts = Counter(fate.outcome.status for fate in fates)
+    return {"read": sum(counts.values())} | {str(status): counts[status] for status in Status}
+
+
+def count_reasons(fates: Iterable[FileFate]) -> list[tuple[str, str, int]]:
+    """(status, reason, files) of all that was not written, most frequent first."""
+    counts = Counter(
+        (str(fate.outcome.status), fate.outcome.reason) for fate in fates if fate.outcome.status is not Status.WRITTEN
+    )
+    return [(*name, number) for name, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def private_directory(out: Path) -> Path:
+    """`DIR.private` beside `DIR`."""
+    return out.with_name(out.name + PRIVATE_SUFFIX)
+
+
+def write_private(directory: Path, files: Mapping[str, InputFile]) -> None:
+    """Write `inputs.csv` (input_id, path, bytes), readable by its owner alone."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with atomic_file(directory / "inputs.csv") as temporary:
+        temporary.touch(mode=0o600)
+        temporary.chmod(0o600)
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(("input_id", "path", "bytes"))
+            writer.writerows((name, os.fspath(files[name].path), file_bytes(files[name])) for name in sorted(files))
+
+
+def read_private_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each input when the set was made, by input id; empty if the table is gone."""
+    try:
+        with (directory / "inputs.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row["input_id"]: int(row["bytes"]) for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return {}

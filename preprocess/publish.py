@@ -1,0 +1,132 @@
+"""From the list of samples to a finished set in DIR: made aside, moved in by renames, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcoss.contracts import SPLITS, Kind, MedcossError, ModalitySpec
+from medcoss.shards import Manifest, Sample, canonical_json, write_manifest, write_split
+from medcoss.shards.manifest import SplitEntry
+from preprocess import qc
+from preprocess.assemble import Assembly, Placed
+from preprocess.conversion import Modality, Rewriter
+from preprocess.outcomes import OUTCOMES, count_reasons, count_statuses, write_outcomes
+from preprocess.staging import StagedData
+
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+STAGING = ".staging"
+SHARD_SIZES = {Kind.SEQUENCE: 4096, Kind.IMAGE: 1024, Kind.VOLUME: 64}
+"""Samples a shard unless --shard-size says otherwise: files of some tens of MB, enough of them to shuffle and share."""
+
+_OURS = re.compile(
+    r"(train|val|test)(-\d{6}\.[a-z.]+|\.zarr)(\.partial)?|manifest\.json|outcomes\.parquet|statistics\.json|qc"
+)
+
+
+def publish(
+    modality: Modality, assembly: Assembly, staging: Path, out: Path, settings: dict[str, Any], *, salt_id: str,
+    shard_size: int | None, with_qc: bool,
+) -> tuple[Manifest, list[str]]:  # fmt: skip
+    """Write the set into `staging`/set and move it into `out`, replacing what an earlier run made there.
+
+    Returns the manifest and what the user should be told. Raises `MedcossError` or `OSError` with `out`
+    unchanged, except while the finished files are being renamed.
+    """
+    made = staging / "set"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    data = StagedData(staging)
+    try:
+        manifest, notes = _write_set(modality, assembly, data, made, settings, salt_id, shard_size)
+        write_outcomes(made / OUTCOMES, assembly.fates.values())
+        if with_qc:
+            fates = assembly.fates.values()
+            chosen = _evenly([placed for split in SPLITS for placed in assembly.splits[split]], qc.SHEET_SAMPLES)
+            sheet = [_sample(placed, data) for placed in chosen]
+            qc.write_qc(made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    finally:
+        data.close()
+    _move_in(made, out)
+    return manifest, notes
+
+
+def _write_set(
+    modality: Modality, assembly: Assembly, data: StagedData, made: Path, settings: dict[str, Any], salt_id: str,
+    shard_size: int | None,
+) -> tuple[Manifest, list[str]]:  # fmt: skip
+    spec, contents = modality.finish(settings, (data.read(p.unit_id, p.sample) for p in assembly.splits["train"]))
+    rewriter: Rewriter | None = modality.rewriter(settings, contents) if hasattr(modality, "rewriter") else None
+    splits: dict[str, SplitEntry] = {}
+    files: dict[str, str] = {}
+    for split in SPLITS:
+        placed = assembly.splits[split]
+        samples = (_sample(one, data, rewriter) for one in placed)
+        size = shard_size or SHARD_SIZES[spec.kind]
+        splits[split], extra = write_split(made, spec, split, samples, len(placed), size)
+        files |= extra
+    contents = contents | {STATISTICS: canonical_json(_statistics(assembly, spec, rewriter))}
+    for name, content in contents.items():
+        (made / name).write_bytes(content)
+        files[name] = hashlib.sha256(content).hexdigest()
+    inputs = count_statuses(assembly.fates.values())
+    manifest = write_manifest(
+        made, spec=spec, splits=splits, files=files, settings=settings, inputs=inputs, salt_id=salt_id
+    )
+    return manifest, rewriter.notes() if rewriter is not None else []
+
+
+def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None = None) -> Sample:
+    content = data.read(placed.unit_id, placed.sample)
+    if rewriter is not None:
+        content = rewriter(content)
+    about = placed.sample
+    return Sample(about.key, content, about.subject, about.labels, about.geometry)
+
+
+def _statistics(assembly: Assembly, spec: ModalitySpec, rewriter: Rewriter | None) -> dict[str, Any]:
+    figures = {}
+    for name, values in assembly.figures.items():
+        array = np.asarray(values, dtype=np.float64)
+        array = array[np.isfinite(array)]
+        if array.size:
+            quartiles = [float(value) for value in np.percentile(array, [0, 25, 50, 75, 100])]
+            figures[name] = {"n": int(array.size), "mean": float(array.mean()), "quartiles": quartiles}
+    return {
+        "name": spec.name,
+        "duplicates": assembly.duplicates,
+        "conflicting_labels": assembly.conflicts,
+        "samples_without_known_subject": assembly.unknown_subjects,
+        "figures": figures,
+        **(rewriter.statistics() if rewriter is not None else {}),
+    }
+
+
+def _evenly(placed: Sequence[Placed], count: int) -> Iterator[Placed]:
+    step = max(len(placed) / count, 1.0)
+    yield from (placed[int(number * step)] for number in range(min(count, len(placed))))
+
+
+def _move_in(made: Path, out: Path) -> None:
+    """From here on a killed run finds its staged units again and repeats the whole; without a manifest it is no set."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
+    for path in out.iterdir():
+        if _OURS.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    names = sorted(path.name for path in made.iterdir())
+    for name in [*(name for name in names if name != MANIFEST), MANIFEST]:
+        target = out / name
+        if target.is_dir():
+            raise MedcossError(f"{target} is a folder where a file of the set belongs: move it away and run again")
+        (made / name).replace(target)

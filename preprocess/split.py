@@ -1,0 +1,219 @@
+"""Who a sample belongs to and which split that subject is in: salt, pseudonymous tokens, thresholds on an HMAC.
+
+A subject's split depends on the salt and the subject's name alone, so adding inputs moves nobody and all modalities
+agree. Raw names live in memory only, long enough to become a token.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from medcoss.contracts import SPLITS, UsageError
+from preprocess.conversion import WEAK
+
+DEFAULT_SALT = "~/.config/medcoss/salt"
+_SPLIT_NAMES = {
+    "train": "train", "training": "train", "tr": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
+    "test": "test", "testing": "test", "ts": "test",
+}  # fmt: skip
+_PLACEHOLDERS = frozenset(
+    ("anon", "anonymous", "anonymized", "anonymised", "deidentified", "de-identified", "removed", "unknown", "none",
+     "null", "nan", "na", "n/a", "no name", "noname", "name", "patient", "patientid", "subject", "id", "default")
+)  # fmt: skip
+_UID = re.compile(r"[0-2](\.\d+){4,}")
+_MIMIC = re.compile(r"p\d{8}")
+_BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(_.*)?")
+_TCGA = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
+
+
+@dataclass(frozen=True)
+class Salt:
+    """The secret of one site: without it tokens cannot be traced back by trying all patient numbers."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """What manifests show of the salt: equal for equal salts, useless for computing tokens."""
+        return self.token("salt id", "", length=16)
+
+    def digest(self, *parts: str | bytes) -> bytes:
+        """HMAC-SHA256 over the parts, with lengths, so that ("ab", "c") and ("a", "bc") differ. 32 bytes."""
+        message = b"".join(
+            len(data).to_bytes(8, "big") + data
+            for data in (part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in parts)
+        )
+        return hmac.digest(self.secret, message, "sha256")
+
+    def token(self, *parts: str | bytes, length: int) -> str:
+        """The first `length` characters of the digest in lower-case base32 ([a-z2-7])."""
+        return base64.b32encode(self.digest(*parts)).decode().lower()[:length]
+
+
+def load_salt(path: Path) -> Salt:
+    """Read the salt file, or make it once (mode 600, in a folder of mode 700).
+
+    Raises `UsageError` if the file is too short to be a secret, `OSError` if it cannot be read or made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Whole before it has its name: two first runs at once must agree on one salt, and a killed one leaves none.
+    if not path.exists():
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if not path.exists():
+                os.link(fresh, path)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    secret = path.read_bytes().strip()
+    if len(secret) < 16:
+        raise UsageError(f"the salt file {path} holds fewer than 16 characters: write a longer secret or delete it")
+    return Salt(secret)
+
+
+def split_name(text: str) -> str | None:
+    """The split that a table's cell names (train, val, test and their usual spellings), None for an empty cell.
+
+    Raises `UsageError` for any other word.
+    """
+    word = text.strip().lower()
+    if not word:
+        return None
+    if word not in _SPLIT_NAMES:
+        raise UsageError(f"a split column says {word[:20]!r}: expected train, val or test")
+    return _SPLIT_NAMES[word]
+
+
+def parse_fractions(text: str) -> dict[str, float]:
+    """`train=0.9,val=0.05,test=0.05` as a dict in the order of `SPLITS`. Raises `UsageError` unless it sums to 1."""
+    try:
+        given = {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise UsageError(f"--split {text!r} is not understood: expected train=0.9,val=0.05,test=0.05") from error
+    if (
+        set(given) - set(SPLITS)
+        or any(not 0 <= value <= 1 for value in given.values())
+        or abs(sum(given.values()) - 1) > 1e-6
+    ):
+        raise UsageError(f"--split {text!r}: expected fractions of train, val and test that sum to 1")
+    return {name: given.get(name, 0.0) for name in SPLITS}
+
+
+def assign(token: str, fractions: Mapping[str, float], salt: Salt) -> str:
+    """The split of a subject without a given one: a threshold on HMAC(salt, token), uniform in [0, 1)."""
+    place = int.from_bytes(salt.digest("split", token)[:8], "big") / 2**64
+    limit = 0.0
+    for name in SPLITS:
+        limit += fractions[name]
+        if place < limit:
+            return name
+    return max(SPLITS, key=lambda name: fractions[name])
+
+
+def is_placeholder(name: str) -> bool:
+    """Whether an id says nothing: empty, punctuation, zeros, crosses, or a word such as "anonymous"."""
+    bare = name.removeprefix(WEAK).strip().lower()
+    return bare in _PLACEHOLDERS or set(re.sub(r"[\W_]", "", bare)) in (set(), {"0"}, {"x"})
+
+
+def path_subject(relative: str) -> str | None:
+    """A subject named by convention in a path: MIMIC folder, BIDS `sub-`, TCGA barcode (12 characters)."""
+    for part in PurePosixPath(relative).parts:
+        if _MIMIC.fullmatch(part):
+            return part
+        if match := _BIDS.fullmatch(part):
+            return match[1]
+        if match := _TCGA.match(part):
+            return match[0]
+    return None
+
+
+def read_aliases(path: Path) -> dict[str, str]:
+    """`--subject-alias CSV`, columns `alias,subject`: two names of one patient. Chains are followed.
+
+    Raises `UsageError` if the columns are missing, an alias has two subjects, or names form a ring.
+    """
+    pairs: dict[str, str] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"alias", "subject"} <= set(reader.fieldnames or ()):
+            raise UsageError(f"the alias table {path} lacks the columns alias,subject: add that header")
+        for row in reader:
+            alias, subject = (row["alias"] or "").strip(), (row["subject"] or "").strip()
+            if alias == subject or not alias or not subject:
+                continue
+            if pairs.setdefault(alias, subject) != subject:
+                raise UsageError(f"the alias table {path} gives one alias two subjects (line {reader.line_num})")
+    resolved = {}
+    for alias in pairs:
+        seen, name = {alias}, pairs[alias]
+        while name in pairs:
+            if name in seen:
+                raise UsageError(f"the alias table {path} goes round in a ring: name one of its subjects as the last")
+            seen.add(name)
+            name = pairs[name]
+        resolved[alias] = name
+    return resolved
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Turns what is known of a sample's origin into a pseudonymous token."""
+
+    salt: Salt
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    pattern: re.Pattern[str] | None = None
+
+    def token(self, given: str | None, ids: Sequence[str], relative: str, row: str | None) -> tuple[str, bool]:
+        """The subject's token and whether it stands for a known subject.
+
+        Order: `given` (from a table), --subject-from on the path, the input's own ids, a naming convention in the
+        path, ids naming less than a patient, the row or the file itself (False is returned for these last).
+        """
+        known = [given or "", self._from_pattern(relative)]
+        known += [name for name in ids if not _is_weak(name)]
+        known.append(path_subject(relative) or "")
+        for name in known:
+            if not is_placeholder(name):
+                return self._hash(name), True
+        for name in ids:
+            if _is_weak(name) and not is_placeholder(name):
+                return self._hash(name), False
+        return self._hash(f"file:{relative}" if row is None else f"row:{relative}\x1f{row}"), False
+
+    def _from_pattern(self, relative: str) -> str:
+        match = self.pattern.search(relative) if self.pattern else None
+        if match is None:
+            return ""
+        return (match.groupdict().get("subject") or (match[1] if match.re.groups else match[0])) or ""
+
+    def _hash(self, name: str) -> str:
+        name = name.strip()
+        return self.salt.token("subject", self.aliases.get(name, name), length=16)
+
+
+def _is_weak(name: str) -> bool:
+    return name.startswith(WEAK) or _UID.fullmatch(name.strip()) is not None
+
+
+def parse_pattern(text: str) -> re.Pattern[str]:
+    """Compile `--subject-from REGEX`; the subject is its group `subject`, else group 1, else the whole match."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--subject-from {text!r} is no regular expression ({error}) and no .csv file") from error
