@@ -53,7 +53,7 @@ class TrainConfig:
     global_batch: int = 512
     """Samples a step, over all ranks and accumulated micro batches."""
     micro_batch: int = 128
-    """Most samples a rank encodes at once; a rank's share of global_batch is cut into equal parts no larger than this."""
+    """Most samples a rank encodes at once; its share of global_batch is cut into equal parts no larger than this."""
     epochs: float = 300.0
     """Passes over the stage's own set."""
     warmup_epochs: float = 40.0
@@ -206,7 +206,7 @@ def differences(config: RunConfig, settings: dict[str, Any]) -> dict[str, tuple[
     found: dict[str, tuple[Any, Any]] = {}
     for key, value in settings.items():
         if isinstance(value, dict):
-            pairs = {f"{key}.{name}": (stored[key][name], wanted[key][name]) for name in value}
+            pairs = {f"{key}.{name}": (stored[key].get(name), wanted[key][name]) for name in value}
         else:
             pairs = {key: (stored[key], wanted[key])}
         found |= {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,1 @@
+"""Continual learning: stages of a run, intra-modal mixup, distillation, embeddings and rehearsal buffers."""

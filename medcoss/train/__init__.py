@@ -1,0 +1,1 @@
+"""Pre-training of one stage: task (losses), engine (DeepSpeed), loop, checkpoint, metrics."""
