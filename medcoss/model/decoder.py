@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medcoss.contracts import Kind
 from medcoss.model.architecture import Architecture
+from medcoss.model.attention import SelfAttention
 from medcoss.model.embed import gather_rows, sincos_positions
 from medcoss.model.vit import initialise_blocks, run_blocks
 
@@ -45,6 +46,7 @@ class Decoder(nn.Module):
                 architecture.decoder_heads,
                 architecture.mlp_ratio,
                 qkv_bias=True,
+                attn_layer=SelfAttention,
                 norm_layer=norm,  # type: ignore[arg-type]
             )
             for _ in range(architecture.decoder_depth)

@@ -11,17 +11,14 @@ from torch import Tensor, nn
 
 from medcoss.contracts import Kind, UsageError
 from medcoss.model.architecture import Architecture
-from medcoss.model.attention import attention_backend
+from medcoss.model.attention import SelfAttention
 from medcoss.model.embed import LAYER_NORM_EPS, PatchEmbedding, TextEmbedding, build_embedder
 
 
 def run_blocks(blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     """Tokens (B, L, D) through pre-norm blocks; `mask` (B, 1, 1, L) bool is True where a key may be seen."""
-    if mask is not None:
-        mask = mask.expand(-1, 1, tokens.shape[1], -1)
-    with attention_backend(tokens, masked=mask is not None):
-        for block in blocks:
-            tokens = block(tokens, attn_mask=mask)
+    for block in blocks:
+        tokens = block(tokens, attn_mask=mask)
     return tokens
 
 
@@ -57,6 +54,7 @@ class Encoder(nn.Module):
                 qkv_bias=True,
                 init_values=architecture.layer_scale,
                 drop_path=architecture.drop_path,
+                attn_layer=SelfAttention,
                 norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS),  # type: ignore[arg-type]
             )
             for _ in range(architecture.depth)
