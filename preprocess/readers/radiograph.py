@@ -169,7 +169,8 @@ def _modality_values(dataset: Dataset, values: np.ndarray[Any, Any]) -> np.ndarr
     sequence = dataset.get("ModalityLUTSequence")
     if sequence:
         entries, first, _ = _lut(dataset, sequence[0])
-        return entries[np.clip(values - first, 0, entries.size - 1).astype(np.int64)].astype(np.float64)
+        mapped: np.ndarray[Any, Any] = entries[np.clip(values - first, 0, entries.size - 1).astype(np.int64)]
+        return mapped.astype(np.float64)
     slope, intercept = float(dataset.get("RescaleSlope") or 1.0), float(dataset.get("RescaleIntercept") or 0.0)
     return values.astype(np.float64) * slope + intercept
 

@@ -24,6 +24,8 @@ _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _RASTER_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
 _BLOCK = 2048
 """Side in px of what is read at once where a whole level is read: bounds memory to some 30 MB."""
+_SMALLEST_BLOCK = 256
+"""Side in px from which a block that cannot be decoded is tried in quarters."""
 
 
 @dataclass(frozen=True)
@@ -155,29 +157,55 @@ def _open_by_library(path: Path, *, may_be_plain: bool) -> OpenSlideImage | None
 def overview(slide: Slide, cell_px: float) -> tuple[np.ndarray[Any, Any], float]:
     """The whole slide reduced to cells of at most about `cell_px` level-0 px: RGB (rows, columns, 3) uint8.
 
-    The second value is a cell's true side in level-0 px. The coarsest level that is fine enough is read block by block;
-    blocks that cannot be decoded are white. Cells that would lie partly outside the slide are left out.
+    The second value is a cell's true side in level-0 px. The coarsest level that is fine enough is read block by block,
+    a finer one if nothing of it can be decoded; places that cannot be decoded are white. Cells that would lie partly
+    outside the slide are left out. Refused: `unreadable` if no level can be decoded.
     """
-    fine_enough = [level for level in slide.levels if level.downsample <= max(cell_px, 1.0)]
-    level = max(fine_enough or [slide.levels[0]], key=lambda each: each.downsample)
-    factor = max(1, int(cell_px / level.downsample))
-    rows, columns = level.height // factor, level.width // factor
-    cells = np.full((rows, columns, 3), 255, dtype=np.uint8)
-    step = max(1, _BLOCK // factor)
-    for top in range(0, rows, step):
-        for left in range(0, columns, step):
-            high, wide = min(step, rows - top), min(step, columns - left)
-            block = _block(slide, level, left * factor, top * factor, wide * factor, high * factor)
-            if block is not None:
-                cells[top : top + high, left : left + wide] = np.asarray(Image.fromarray(block).reduce(factor))
-    return cells, factor * level.downsample
+    fine_enough = [level for level in slide.levels if level.downsample <= max(cell_px, 1.0)] or [slide.levels[0]]
+    for level in sorted(fine_enough, key=lambda each: -each.downsample):
+        factor = max(1, int(cell_px / level.downsample))
+        cells = np.full((level.height // factor, level.width // factor, 3), 255, dtype=np.uint8)
+        reading = _Reduction(slide, level, factor, cells)
+        reading.fill()
+        if reading.blocks_read or not cells.size:
+            return cells, factor * level.downsample
+    raise failed("unreadable", "no part of the slide can be decoded")
 
 
-def _block(slide: Slide, level: Level, x: int, y: int, width: int, height: int) -> np.ndarray[Any, Any] | None:
-    try:
-        return slide.read(level, x, y, width, height)
-    except Refusal:
-        return None
+@dataclass
+class _Reduction:
+    """Fills `cells` (rows, columns, 3), each the mean of `factor` x `factor` px of `level`, around what is broken."""
+
+    slide: Slide
+    level: Level
+    factor: int
+    cells: np.ndarray[Any, Any]
+    blocks_read: int = 0
+    patience: int = 200
+    """Failed reads that are still looked into for readable parts: each costs a new opening of the file."""
+
+    def fill(self) -> None:
+        step = max(1, _BLOCK // self.factor)
+        rows, columns = self.cells.shape[:2]
+        for top in range(0, rows, step):
+            for left in range(0, columns, step):
+                self._fill(top, left, min(step, rows - top), min(step, columns - left))
+
+    def _fill(self, top: int, left: int, high: int, wide: int) -> None:
+        k = self.factor
+        try:
+            block = self.slide.read(self.level, left * k, top * k, wide * k, high * k)
+        except Refusal:
+            self.patience -= 1
+            if max(high, wide) * k >= _SMALLEST_BLOCK and max(high, wide) > 1 and self.patience > 0:
+                upper, near = (high + 1) // 2, (wide + 1) // 2
+                for y, part_high in ((top, upper), (top + upper, high - upper)):
+                    for x, part_wide in ((left, near), (left + near, wide - near)):
+                        if part_high and part_wide:
+                            self._fill(y, x, part_high, part_wide)
+            return
+        self.blocks_read += 1
+        self.cells[top : top + high, left : left + wide] = np.asarray(Image.fromarray(block).reduce(k))
 
 
 def tissue(cells: np.ndarray[Any, Any], clamp: tuple[float, float] = (0.03, 0.15)) -> np.ndarray[Any, Any]:
