@@ -190,7 +190,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _show(job: Job, result: Result) -> None:
-    files = ", ".join(f"{number} {what}" for what, number in result.inputs.items())
+    # Any order may come back from a manifest: reading comes first.
+    order = ("read", "units", "written", "skipped", "failed")
+    files = ", ".join(f"{result.inputs[what]} {what}" for what in order if what in result.inputs)
     print(f"{job.name}: {result.state}: {job.out} (files: {files})")
     for name, counts in result.splits.items():
         print(f"  {name}: {counts['samples']} samples of {counts['subjects']} subjects")

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the report modality."""
     add = parser.add_argument
     add("--text-column", action="append", metavar="NAME",
-        help="column of tables that holds text; repeatable, joined in order (default impression, findings)")  # fmt: skip
+        help="column of tables with text; repeatable, joined in order (default impression, findings)")  # fmt: skip
     add("--length", type=int, default=112, metavar="TOKENS", help="cut at a sentence end to it (default 112)")
     add("--vocabulary", type=int, default=30_000, metavar="TOKENS", help="largest size of the BPE (default 30000)")
     add("--encoding", default="utf-8", metavar="NAME", help="of text files and tables (default utf-8)")
@@ -260,7 +260,11 @@ class Shortener:
     def __call__(self, data: bytes | np.ndarray[Any, Any]) -> bytes:
         """The text, or its beginning. A first sentence that is too long is cut between two words."""
         text = bytes(data).decode()
-        encoding = self._tokenizer.encode(text)
+        # Most of a long text is never looked at: what is too many tokens shows in its beginning.
+        space = text.find(" ", 6 * self._length)
+        encoding = self._tokenizer.encode(text[:space] if space > 0 else text)
+        if space > 0 and len(encoding.ids) <= self._length:
+            encoding = self._tokenizer.encode(text)
         self._texts += 1
         self._tokens += min(len(encoding.ids), self._length)
         if len(encoding.ids) <= self._length:

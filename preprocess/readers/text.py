@@ -46,6 +46,8 @@ _SENTENCE_END = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPACE = re.compile(r"\s+")
+_LOOSE = re.compile(r" (?=[.,;:!?](?: |$))")
+_STOPS = re.compile(r"\.{2,}")
 
 
 def read_text(path: Path, encoding: str) -> str:
@@ -130,7 +132,7 @@ def sentences(text: str) -> list[str]:
     """Clean sentences: newlines folded, numbered and bulleted items apart, decimals whole, each ended by a stop."""
     result = []
     for item in _ITEM.split(text):
-        folded = _SPACE.sub(" ", item).strip()
+        folded = _STOPS.sub(".", _LOOSE.sub("", _SPACE.sub(" ", item))).strip()
         if not folded:
             continue
         if folded[-1] not in ".!?":
