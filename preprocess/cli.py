@@ -152,10 +152,12 @@ def make_job(arguments: argparse.Namespace) -> Job:
     elif subject_from:
         pattern = split.parse_pattern(subject_from)
     aliases = split.read_aliases(arguments.subject_alias) if arguments.subject_alias else {}
+    own = modality.settings(arguments)
+    private = {option: value for option, value in own.items() if option.startswith("_")}
     settings = {
-        **modality.settings(arguments),
+        **{option: value for option, value in own.items() if option not in private},
         "modality": name,
-        "version": modality.spec(modality.settings(arguments)).version,
+        "version": modality.spec(own).version,
         "id_columns": list(ids),
         "label_columns": list(columns),
         "label_tables": [labels.digest_table(path) for path in arguments.labels],
@@ -167,7 +169,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
         "shard_size": arguments.shard_size,
     }
     return Job(
-        name=name, module=module, inputs=tuple(arguments.inputs), out=arguments.out, settings=settings,
+        name=name, module=module, inputs=tuple(arguments.inputs), out=arguments.out, settings=settings, private=private,
         subjects=split.Subjects(salt, aliases, pattern), labels=labels.Labels(tuple(tables), columns),
         tables=tuple(filter(None, [*arguments.labels, subject_table, arguments.subject_alias])),
         masks=tuple(arguments.masks), workers=arguments.workers, limit=arguments.limit, shard_size=arguments.shard_size,

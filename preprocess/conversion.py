@@ -15,7 +15,9 @@ A modality module in `preprocess/modalities/` offers these functions; nothing el
 
     rewriter(settings, files) -> Rewriter          a last change of each sample's data that needs `finish`'s files
 
-`settings` as the functions get them are the modality's own plus the engine's `COMMON_SETTINGS`.
+`settings` as the functions get them are the modality's own plus the engine's `COMMON_SETTINGS`. Options that hold paths
+or file names bear names that begin with an underscore: only `discover` gets those, and no manifest does (a digest
+beside each lets a change be noticed).
 """
 
 from __future__ import annotations

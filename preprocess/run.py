@@ -44,7 +44,8 @@ _BEGUN = "settings.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One conversion. `settings` is what the manifest keeps; `tables` are the label tables, `masks` mask folders.
+    """One conversion. `settings` is what the manifest keeps, `private` what only `discover` sees (paths, file names);
+    `tables` are the label tables, `masks` mask folders.
 
     `max_failures` is a number of files, or a fraction of them if it is a float; None for any number.
     """
@@ -56,6 +57,7 @@ class Job:
     settings: dict[str, Any]
     subjects: Subjects
     labels: Labels = field(default_factory=Labels)
+    private: Mapping[str, Any] = field(default_factory=dict)
     tables: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
     workers: int = 1
@@ -210,7 +212,8 @@ def _locked(private: Path) -> Iterator[None]:
 def _discover(job: Job, modality: Modality, found: list[InputFile]) -> tuple[dict[str, Outcome], list[Unit]]:
     """Outcomes of files outside all units, by relative path, and the units to convert in order of their ids."""
     outcomes = sort_out(found, job.masks, job.tables)
-    discovery = modality.discover([file for file in found if file.relative not in outcomes], job.settings)
+    left_over = [file for file in found if file.relative not in outcomes]
+    discovery = modality.discover(left_over, {**job.settings, **job.private})
     outcomes |= discovery.outcomes
     units = sorted(discovery.units, key=lambda unit: unit_id(job.salt, unit))
     left, units = (units[job.limit :], units[: job.limit]) if job.limit is not None else ([], units)
