@@ -68,7 +68,7 @@ def main() -> None:
                     way: milliseconds(way, dtype, (batch, length, heads, width), padded, training, arguments.repeats)
                     for way in Way
                 }
-                chosen = choose(length, dtype, training=training)
+                chosen = choose(length, dtype)
                 ratio = times[chosen] / min(times.values())
                 mode, precision = "train" if training else "infer", str(dtype).removeprefix("torch.")
                 if arguments.json:

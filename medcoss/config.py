@@ -66,8 +66,8 @@ class TrainConfig:
     beta2: float = 0.95
     grad_clip: float = 0.0
     """Largest gradient norm; 0 is off."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 is autocast over fp32 weights."""
+    precision: Literal["auto", "bf16", "fp32"] = "bf16"
+    """bf16 is autocast over fp32 weights; auto takes it where the hardware multiplies matrices faster in it."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO: what is sharded over ranks (1 optimiser, 2 gradients, 3 weights)."""
     mask_ratio: float = 0.75

@@ -1,8 +1,8 @@
 """Self-attention that takes, on the CPU, the faster way for its length and precision.
 
 `scaled_dot_product_attention`'s CPU kernel is the fastest way forward and, in float32, backward too. In bfloat16 its
-backward pass is three to seven times slower than in float32, so training in bfloat16 takes another way. Without
-gradients, and on a GPU, PyTorch's choice is left alone. `python -m benchmarks.attention` measures the ways.
+backward pass is three to seven times slower than in float32, so bfloat16 takes another way. On a GPU PyTorch's choice
+is left alone. `python -m benchmarks.attention` measures the ways.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ EXPLICIT_UP_TO = 128
 """Longest sequence (tokens) for which two bfloat16 matrix products train as fast as the fused kernel in float32."""
 
 
-def choose(length: int, dtype: torch.dtype, *, training: bool, device: str = "cpu") -> Way:
-    """The way for sequences of `length` tokens; `training` means that gradients will be taken."""
-    if device != "cpu" or not training or dtype is not torch.bfloat16:
+def choose(length: int, dtype: torch.dtype, device: str = "cpu") -> Way:
+    """The way for sequences of `length` tokens.
+
+    It does not depend on whether gradients are taken, so a teacher and a student of equal weights agree bit by bit.
+    """
+    if device != "cpu" or dtype is not torch.bfloat16:
         return Way.FUSED
     return Way.EXPLICIT if length <= EXPLICIT_UP_TO else Way.FUSED_FP32
 
@@ -67,7 +70,7 @@ class SelfAttention(Attention):
         batch, length, _ = x.shape
         packed = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim)
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
-        way = choose(length, query.dtype, training=query.requires_grad, device=query.device.type)
+        way = choose(length, query.dtype, query.device.type)
         mixed = attend(query, key, value, attn_mask, way)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, self.attn_dim))
         return out
