@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medcoss.contracts import Kind, ModalitySpec, UsageError
+from preprocess.cli import main
 from preprocess.conversion import Conversion, InputFile, Refusal
 from preprocess.modalities import pathology
 from preprocess.readers import tiling, wsi
@@ -392,3 +394,28 @@ def test_real_regions_and_tiles(real_data: Path) -> None:
         error = np.mean((pixels(piece.data) - source) ** 2)
         assert 10 * np.log10(255**2 / error) > 35
     assert reasons(convert(root / "lc25000_lung224" / "lung_n")).keys() != set()
+
+
+def test_command_keeps_paths_out_and_gives_the_same_set_for_any_number_of_workers(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / "SENTINEL-folder").mkdir(parents=True)
+    write_slide(raw / "SENTINEL-slide.tif", stained(700, 700), None)
+    for number in range(3):
+        Image.fromarray(stained(64, 64, number)).save(raw / "SENTINEL-folder" / f"{number}.png")
+    table = tmp_path / "mpp.csv"
+    table.write_text("file,mpp\nSENTINEL-slide.tif,0.5\n")
+    manifests = []
+    for workers in ("1", "2"):
+        out = tmp_path / f"set{workers}"
+        words = ["--in", str(raw), "--out", str(out), "--salt-file", str(tmp_path / "salt"), "--workers", workers]
+        words += ["--tiles", "SENTINEL-folder", "--mpp-csv", str(table), "--size", "64"]
+        assert main(["pathology", *words]) == 0
+        manifests.append((out / "manifest.json").read_bytes())
+        for path in out.rglob("*"):
+            assert path.is_dir() or b"SENTINEL" not in path.read_bytes()
+    assert manifests[0] == manifests[1]
+    found = json.loads(manifests[0])
+    assert found["inputs"] == {"failed": 0, "read": 4, "skipped": 0, "written": 4}
+    assert sum(split["samples"] for split in found["splits"].values()) == 3 + 100
+    words[words.index("SENTINEL-folder")] = "elsewhere"
+    assert main(["pathology", *words]) == 2
