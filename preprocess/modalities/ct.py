@@ -155,7 +155,7 @@ def _pieces(loaded: Loaded, settings: Settings) -> list[Piece]:
     pieces = []
     for number, window in enumerate(windows(volume, settings)):
         values = np.rint(window.sample(volume, fill=low)).astype(np.int16)
-        if values.std(dtype=np.float64) < volumes.CONSTANT_SD:
+        if values.min() == values.max():
             continue
         pieces.append(
             Piece(

@@ -1,0 +1,95 @@
+"""Headers and stored pixel values: every syntax alike, every defect with its own reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from preprocess.conversion import Refusal
+from preprocess.readers.dicom import decode_pixels, is_lossy, open_dicom, subject_ids
+
+
+def test_seven_syntaxes_give_equal_stored_values(real_data):
+    files = sorted((real_data / "mri/dicom_syntaxes/dcm_qa_ts").glob("*.dcm"))
+    datasets = [open_dicom(path) for path in files]
+    assert len({str(dataset.file_meta.TransferSyntaxUID) for dataset in datasets}) >= 7
+    values = [decode_pixels(dataset) for dataset in datasets]
+    assert all(np.array_equal(values[0], other) for other in values[1:])
+    assert all(other.dtype.isnative and other.shape == (384, 384) for other in values)
+
+
+def test_the_lossy_copy_is_known(real_data):
+    lossy = {
+        path.name: is_lossy(open_dicom(path, header_only=True))
+        for path in (real_data / "ct/dicom_syntaxes").glob("693*")
+    }
+    assert lossy == {"693_J2KI.dcm": True, "693_UNCI.dcm": True, "693_J2KR.dcm": False}
+
+
+def refusal(path, **options):
+    with pytest.raises(Refusal) as refused:
+        decode_pixels(open_dicom(path), **options)
+    assert str(path.parent) not in refused.value.outcome.message
+    return refused.value.outcome.status.value, refused.value.outcome.reason
+
+
+def test_defects(tools, tmp_path):
+    path = tmp_path / "a.dcm"
+    tools.make_slice(np.ones((16, 16), np.int16)).save_as(path, enforce_file_format=True)
+    whole = path.read_bytes()
+    assert refusal(path, max_pixels=255) == ("failed", "too_large")
+    for length, expected in ((0, "empty"), (90, "unreadable"), (140, "unreadable"), (-1, "truncated_pixels")):
+        path.write_bytes(whole[:length])
+        assert refusal(path) == ("failed", expected)
+    path.write_bytes(b"\x89PNG" + bytes(500))
+    assert refusal(path) == ("failed", "unreadable")
+    assert refusal(tmp_path / "absent.dcm") == ("failed", "unreadable")
+
+
+def test_object_without_pixels(tools, tmp_path):
+    dataset = tools.make_slice(np.ones((16, 16), np.int16))
+    del dataset.PixelData, dataset.Rows, dataset.Columns
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert refusal(tmp_path / "a.dcm") == ("skipped", "no_pixels")
+
+
+def test_cut_inside_compressed_data_is_truncation(real_data, tmp_path):
+    whole = next((real_data / "ct/covid_ct_md/dicom/P001").glob("*.dcm")).read_bytes()
+    for length in (20_000, len(whole) - 10):
+        (tmp_path / "a.dcm").write_bytes(whole[:length])
+        assert refusal(tmp_path / "a.dcm") == ("failed", "truncated_pixels")
+
+
+def test_mutated_bytes_never_escape_as_another_error(tools, tmp_path):
+    path = tmp_path / "a.dcm"
+    tools.make_slice(np.arange(256, dtype=np.int16).reshape(16, 16)).save_as(path, enforce_file_format=True)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(whole)
+        for place in generator.integers(128, len(whole) - 512, 4):
+            data[place] = generator.integers(256)
+        path.write_bytes(bytes(data))
+        try:
+            dataset = open_dicom(path)
+            subject_ids(dataset)
+            decode_pixels(dataset)
+        except Refusal:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("patient", "issuer", "expected"),
+    [
+        ("Q-17", None, ("Q-17", "weak:1.2.3.4.5")),
+        (" Q-17 ", "Ward 3", ("Q-17@Ward 3", "weak:1.2.3.4.5")),
+        ("ANONYMOUS", "Ward 3", ("weak:1.2.3.4.5",)),
+        ("", None, ("weak:1.2.3.4.5",)),
+        ("0000", None, ("weak:1.2.3.4.5",)),
+    ],
+)
+def test_subject_ids(tools, patient, issuer, expected):
+    assert (
+        subject_ids(tools.make_slice(np.ones((4, 4), np.int16), PatientID=patient, IssuerOfPatientID=issuer))
+        == expected
+    )
