@@ -3,9 +3,8 @@
 The run's folder provides everything else: the previous model (also the teacher), the buffers, the settings (run.toml).
 A stopped or killed stage goes on where it was by the same command. Examples:
 
-  deepspeed launch/pretrain.py --stage ct
   deepspeed --num_accelerators 2 launch/pretrain.py --stage ct --run runs/mine --config mine.toml --set train.epochs=20
-  torchrun --nproc-per-node 8 launch/pretrain.py --stage ct        srun python launch/pretrain.py --stage ct
+  torchrun --nproc-per-node 8 -- launch/pretrain.py --stage ct     srun python launch/pretrain.py --stage ct
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from medcoss.train.world import find_world
 def main(arguments: argparse.Namespace) -> int:
     """Resolve the stage, train it, choose its buffer, evaluate it, write the report."""
     world = find_world(os.environ)
-    leader, writes = world.rank == 0, not arguments.dry_run
+    writes = world.rank == 0 and not arguments.dry_run
     settings = config.read_settings(arguments.config, arguments.set)
     if arguments.paradigm:
         settings.setdefault("continual", {})["paradigm"] = arguments.paradigm
-    with Run(arguments.run).lock() if leader and writes else nullcontext():
-        run = open_run(arguments.run, settings, write=leader and writes)
+    with Run(arguments.run).lock() if writes else nullcontext():
+        run = open_run(arguments.run, settings, write=writes)
         stage = resolve_stage(run, arguments.stage)
-        from medcoss.train.pretrain import describe, pretrain  # after all that can be refused without torch
+        from medcoss.train.pretrain import describe, pretrain  # needs torch; what is refused until here does not
 
         say(describe(run, stage, world))
         if arguments.dry_run:
             return 0
         if run.done(stage.name) is None:
-            resume, with_buffer = arguments.resume == "auto", not arguments.no_buffer
-            if not pretrain(run, stage, world, resume=resume, with_buffer=with_buffer, say=say):
+            options = {"resume": arguments.resume == "auto", "with_buffer": not arguments.no_buffer}
+            if not pretrain(run, stage, world, say=say, **options):
                 return 0
-        if leader and run.config.evaluate.after_stage and not arguments.no_evaluate:
+        if world.rank == 0 and run.config.evaluate.after_stage and not arguments.no_evaluate:
+            from medcoss.evaluate.retention import is_evaluated, update_retention
             from medcoss.report.run_report import write_report
 
-            from medcoss.evaluate.retention import update_retention
-
-            say(f"stage {stage.name}: evaluating every modality so far")
-            update_retention(run, stage.name)
+            if not is_evaluated(run, stage.name):
+                say(f"stage {stage.name}: evaluating every modality so far")
+                update_retention(run, stage.name)
             write_report(run)
         say(f"stage {stage.name} is done: {run.stage_directory(stage.name)}")
     return 0

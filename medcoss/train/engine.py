@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, Store
+from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
 from medcoss.config import TrainConfig
 from medcoss.contracts import MedcossError
@@ -27,6 +28,10 @@ Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _MEETING = timedelta(minutes=10)
+_FAILURE = "medcoss/failure"
+_GONE = "another rank is gone (killed, or out of memory): run the same command again to go on"
+_LOST_PEER = ("onnection", "imed out", "NCCL")
+"""Words in what gloo and NCCL raise when another rank is gone."""
 
 
 class GroupedAdamW(torch.optim.AdamW):
@@ -61,32 +66,45 @@ def choose_device(world: World) -> torch.device:
         device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
-    torch.set_num_threads(world.threads())
+    torch.set_num_threads(world.threads(os.environ))
     return torch.device("cpu")
 
 
-def join(world: World, device: torch.device, environment: Mapping[str, str]) -> None:
-    """Join the process group (nccl and gloo on GPUs, gloo on CPUs). Raises `MedcossError` if ranks cannot meet."""
+@contextmanager
+def joined(world: World, device: torch.device, environment: Mapping[str, str]) -> Iterator[None]:
+    """Inside, this rank is in the process group (nccl and gloo on GPUs, gloo on CPUs).
+
+    A rank that fails with a `MedcossError` or an `OSError` leaves its reason for the others, which raise it too: so
+    rank 0 can print it. Raises `MedcossError` if ranks cannot meet or one of them is gone without a word.
+    """
     backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
-    if world.size == 1:
-        # No port is needed to meet oneself, so runs side by side on one machine cannot collide.
-        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-        return
-    address, port = rendezvous(environment)
+    # No port is needed to meet oneself, so runs of one process cannot collide on a machine.
+    store: Store = HashStore() if world.size == 1 else _meet(world, environment)
+    torch.distributed.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     try:
-        torch.distributed.init_process_group(
-            backend, init_method=f"tcp://{address}:{port}", rank=world.rank, world_size=world.size, timeout=_MEETING
-        )
+        yield
+    except (MedcossError, OSError) as error:
+        store.set(_FAILURE, str(error))
+        raise
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST_PEER):
+            raise
+        reason = store.get(_FAILURE).decode() if store.check([_FAILURE]) else _GONE
+        raise MedcossError(reason) from error
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _meet(world: World, environment: Mapping[str, str]) -> Store:
+    address, port = rendezvous(environment)
+    url = f"tcp://{address}:{port}"
+    try:
+        store: Store = next(torch_rendezvous(url, world.rank, world.size, timeout=_MEETING))[0]
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         mend = "give another --master_port if it is in use"
         raise MedcossError(f"ranks cannot meet at {address}:{port} ({reason}): {mend}") from error
-
-
-def leave() -> None:
-    """Leave the process group, if joined."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    return store
 
 
 class Engine:

@@ -12,7 +12,7 @@ import torch
 from medcoss.config import RunConfig
 from medcoss.continual.distill import Teacher
 from medcoss.continual.stage import Run, Stage
-from medcoss.contracts import MedcossError, derive_seed
+from medcoss.contracts import derive_seed
 from medcoss.data.loader import Loader
 from medcoss.data.order import Order, Source
 from medcoss.model.architecture import resolve
@@ -26,9 +26,6 @@ from medcoss.train.schedule import micro_batch
 from medcoss.train.step import GO_ON, SAVE, STOP, Agreement, Stepper
 from medcoss.train.task import Pretraining, Task
 from medcoss.train.world import World
-
-_LOST_PEER = ("onnection", "imed out", "NCCL")
-"""Words in what gloo and NCCL raise when another rank is gone."""
 
 _FREE_TO_CHANGE = {
     "train": {
@@ -95,8 +92,8 @@ def train(
     """Train `stage` from its newest checkpoint (or anew without `resume`) and write its model.
 
     A collective. If `stop` is set on any rank, all of them save a checkpoint after the same step and return an
-    unfinished outcome. `say` takes lines for the user. Raises `MedcossError` if ranks lose each
-    other, the loss is not finite or a sample is damaged.
+    unfinished outcome. `say` takes lines for the user. Raises `MedcossError` if the loss is not finite or a sample is
+    damaged, `UsageError` if a checkpoint was made of something else.
     """
     config, leader, order = run.config, world.rank == 0, plan(stage, run.config)
     share, seed = world.share(config.train.global_batch), stage_seed(stage, config)
@@ -148,12 +145,6 @@ def train(
             if agreed == STOP:
                 break
         agreement.close()
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _LOST_PEER):
-            raise
-        raise MedcossError(
-            f"stage {stage.name} stopped after step {step}: another rank is gone: run the same command again to go on"
-        ) from error
     finally:
         stepper.close()
         loader.close()
@@ -162,6 +153,7 @@ def train(
             if leader:
                 provenance = {"stage": stage.name, "inputs": stage.inputs, "steps": step}
                 save_model(run.model_path(stage.name), model, provenance)
+        torch.distributed.barrier()  # every rank may read the model from here on
     return Outcome(step, order.total_steps, earlier + time.monotonic() - begun)
 
 

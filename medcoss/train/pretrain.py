@@ -12,7 +12,8 @@ import torch
 from medcoss.continual.buffer import build_buffer
 from medcoss.continual.stage import Run, Stage, tokenizer_sha256
 from medcoss.model.weights import fingerprint
-from medcoss.train import checkpoint, engine
+from medcoss.train import checkpoint
+from medcoss.train.engine import choose_device, joined
 from medcoss.train.loop import Outcome, plan, train
 from medcoss.train.process import stoppable
 from medcoss.train.schedule import micro_batch, warmup_steps
@@ -31,9 +32,8 @@ def pretrain(
     saving on Ctrl-C, and as `loop.train`.
     """
     describe(run, stage, world)
-    device = engine.choose_device(world)
-    engine.join(world, device, os.environ)
-    try:
+    device = choose_device(world)
+    with joined(world, device, os.environ):
         with stoppable() as stop:
             outcome = train(run, stage, world, device, stop, resume=resume, say=say)
         if not outcome.finished:
@@ -46,11 +46,9 @@ def pretrain(
             _make_buffer(run, stage, world)
         if world.rank == 0:
             _record_done(run, stage, outcome, world)
-    finally:
-        engine.leave()
     if device.type == "cpu":
         # The other ranks are about to end: what this one does alone may take the whole machine.
-        torch.set_num_threads(World(local_size=1).threads())
+        torch.set_num_threads(World().threads(os.environ))
     return True
 
 

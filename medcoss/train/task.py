@@ -14,6 +14,7 @@ from medcoss.contracts import Kind
 from medcoss.data.batch import Batch
 from medcoss.model.mae import MaskedModel, active_groups
 from medcoss.model.mask import keep_patches, mask_tokens
+from medcoss.model.precision import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Task:
     ) -> None:
         self._config, self._teacher, self._device, self._seed = config, teacher, device, seed
         self._architecture = model.architecture
-        self.autocast = torch.bfloat16 if config.train.precision == "bf16" else None
+        self.autocast = autocast_dtype(config.train.precision, device)
         """Type of matrix products; None is float32."""
 
     def distils(self, batch: Batch) -> bool:

@@ -19,8 +19,14 @@ class World:
     local_rank: int = 0
     local_size: int = 1
 
-    def threads(self) -> int:
-        """Compute threads for this rank on a CPU: the machine's usable cores shared by its ranks, at least 1."""
+    def threads(self, environment: Mapping[str, str]) -> int:
+        """Compute threads for this rank on a CPU: OMP_NUM_THREADS, else its share of the usable cores, at least 1.
+
+        torchrun sets OMP_NUM_THREADS to 1 by itself, which is nobody's wish: under it the cores are shared.
+        """
+        wish = environment.get("OMP_NUM_THREADS", "")
+        if wish.isdigit() and int(wish) > 0 and "TORCHELASTIC_RUN_ID" not in environment:
+            return int(wish)
         return max(1, len(os.sched_getaffinity(0)) // self.local_size)
 
     def share(self, global_batch: int) -> int:
