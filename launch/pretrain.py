@@ -25,37 +25,30 @@ def main(arguments: argparse.Namespace) -> int:
     """Resolve the stage, train it, choose its buffer, evaluate it, write the report."""
     world = find_world(os.environ)
     writes = world.rank == 0 and not arguments.dry_run
-    settings = config.read_settings(arguments.config, arguments.set)
-    if arguments.paradigm:
-        settings.setdefault("continual", {})["paradigm"] = arguments.paradigm
+    paradigm = [f"continual.paradigm={arguments.paradigm}"] if arguments.paradigm else []
+    settings = config.read_settings(arguments.config, [*arguments.set, *paradigm])
     with Run(arguments.run).lock() if writes else nullcontext():
         run = open_run(arguments.run, settings, write=writes)
         stage = resolve_stage(run, arguments.stage)
         from medcoss.train.pretrain import describe, pretrain  # needs torch; what is refused until here does not
 
-        say(describe(run, stage, world))
+        command.say(describe(run, stage, world))
         if arguments.dry_run:
             return 0
         if run.done(stage.name) is None:
             options = {"resume": arguments.resume == "auto", "with_buffer": not arguments.no_buffer}
-            if not pretrain(run, stage, world, say=say, **options):
+            if not pretrain(run, stage, world, say=command.say, **options):
                 return 0
         if world.rank == 0 and run.config.evaluate.after_stage and not arguments.no_evaluate:
             from medcoss.evaluate.retention import is_evaluated, update_retention
             from medcoss.report.run_report import write_report
 
             if not is_evaluated(run, stage.name):
-                say(f"stage {stage.name}: evaluating every modality so far")
+                command.say(f"stage {stage.name}: evaluating every modality so far")
                 update_retention(run, stage.name)
             write_report(run)
-        say(f"stage {stage.name} is done: {run.stage_directory(stage.name)}")
+        command.say(f"stage {stage.name} is done: {run.stage_directory(stage.name)}")
     return 0
-
-
-def say(text: str) -> None:
-    """One line for the user, from rank 0."""
-    if command.is_rank_zero():
-        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

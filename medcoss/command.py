@@ -74,6 +74,12 @@ def report_error(message: str) -> None:
         print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
 
 
+def say(text: str) -> None:
+    """Print `text` on stderr, on rank 0 only: what is going on, as opposed to results on stdout."""
+    if is_rank_zero():
+        print(text, file=sys.stderr, flush=True)
+
+
 def is_rank_zero() -> bool:
     """Whether this process speaks for its job: rank 0 of a launcher's ranks, or a process that has no ranks."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
@@ -106,7 +112,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if self._drawn or (not self._terminal and kind is None):
+        if self._drawn and (self._terminal or kind is None):
             self._show()
             if self._terminal:
                 print(file=self._stream, flush=True)
