@@ -35,24 +35,21 @@ def main(arguments: argparse.Namespace) -> int:
     if run.done(name) is None:
         raise UsageError(f"stage {name} of {run.directory} is not finished: train it with launch/pretrain.py")
     settings, out = run.config.continual, run.buffer_directory(name)
-    with run.lock() if world.rank == 0 else nullcontext():
-        engine.join(world, engine.choose_device(world), os.environ)
-        try:
-            manifest = build_buffer(
-                ShardSet.open(stages[name].path()),
-                run.model_path(name),
-                out,
-                ratio=settings.ratio if arguments.ratio is None else arguments.ratio,
-                centers=settings.centers if arguments.centers is None else arguments.centers,
-                policy=arguments.policy or settings.policy,
-                seed=run.config.seed,
-                data=run.config.data,
-                rank=world.rank,
-                world_size=world.size,
-                barrier=torch.distributed.barrier,
-            )
-        finally:
-            engine.leave()
+    device = engine.choose_device(world)
+    with run.lock() if world.rank == 0 else nullcontext(), engine.joined(world, device, os.environ):
+        manifest = build_buffer(
+            ShardSet.open(stages[name].path()),
+            run.model_path(name),
+            out,
+            ratio=settings.ratio if arguments.ratio is None else arguments.ratio,
+            centers=settings.centers if arguments.centers is None else arguments.centers,
+            policy=arguments.policy or settings.policy,
+            seed=run.config.seed,
+            data=run.config.data,
+            rank=world.rank,
+            world_size=world.size,
+            barrier=torch.distributed.barrier,
+        )
     if world.rank == 0:
         kept, read, filled = manifest.inputs["written"], manifest.inputs["read"], (manifest.parent or {})["filled"]
         print(f"{out}: {kept} of {read} samples, {filled} of them filled in for clusters with too few")

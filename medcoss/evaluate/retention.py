@@ -171,6 +171,12 @@ def _score(encoder: Encoder, shard_set: ShardSet, task: ProbeTask, embed: Embed,
     return knn_accuracy(bank, task.bank_labels, queries, task.query_labels, neighbours)
 
 
+def is_evaluated(run: Run, stage: str) -> bool:
+    """Whether the table has a row of the very model that stage `stage` of the run has now."""
+    retention = read_retention(retention_path(run.directory))
+    return retention is not None and retention.models.get(stage) == fingerprint(run.model_path(stage))
+
+
 def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1) -> Retention:
     """Evaluate the model of the finished stage `stage` on every modality trained so far and write retention.json.
 
