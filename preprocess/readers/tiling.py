@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from medcoss.contracts import derive_seed
-from preprocess.conversion import Refusal, skipped
+from preprocess.conversion import Refusal, failed, skipped
 from preprocess.readers.wsi import Level, Slide, overview, tissue
 
 TOLERANCE = 0.05
@@ -20,8 +21,13 @@ TOLERANCE = 0.05
 
 MAX_ENLARGEMENT = 1.2
 
+MAX_SLIDE_PIXELS = 40_000_000_000
+"""Largest level 0 that is looked at; a forged header may claim any size, and an overview reads all of a level."""
+
 _CELLS = 16
-"""Cells of the tissue map along a tile's side."""
+"""Cells of the tissue map along a tile's side; fewer where the whole map would exceed `_MAP_CELLS`."""
+
+_MAP_CELLS = 20_000_000
 
 _SUPERTILE_PX = 2048
 
@@ -64,8 +70,11 @@ def plan(slide: Slide, mpp: float, *, tile_px: int, tile_mpp: float) -> Plan:
     """Choose level and side for tiles of `tile_px` px at `tile_mpp` µm a px; `mpp` is the slide's at level 0.
 
     The coarsest level that is fine enough is read; at most 1.2 times is enlarged.
-    Refused: `level_too_coarse`, `too_small`.
+    Refused: `level_too_coarse`, `too_small`, `too_large`.
     """
+    finest = slide.levels[0]
+    if finest.width * finest.height > MAX_SLIDE_PIXELS:
+        raise failed("too_large", f"a slide of {finest.width} x {finest.height} px, limit {MAX_SLIDE_PIXELS}")
     fine_enough = [level for level in slide.levels if mpp * level.downsample <= tile_mpp * (1 + TOLERANCE)]
     level = max(fine_enough, key=lambda each: each.downsample) if fine_enough else slide.levels[0]
     level_mpp = mpp * level.downsample
@@ -81,7 +90,9 @@ def plan(slide: Slide, mpp: float, *, tile_px: int, tile_mpp: float) -> Plan:
 
 def find_tissue(slide: Slide, plan: Plan, *, min_tissue: float) -> Found:
     """Tiles of the grid at least `min_tissue` of whose area is tissue, from an overview of the slide."""
-    cells, cell = overview(slide, plan.side_level0 / _CELLS)
+    finest = slide.levels[0]
+    bounded = math.sqrt(finest.width * finest.height / _MAP_CELLS)
+    cells, cell = overview(slide, min(max(plan.side_level0 / _CELLS, bounded), plan.side_level0 / 2))
     # Summed over rows and columns with a zero border, any rectangle's sum is four look-ups.
     sums = np.pad(np.cumsum(np.cumsum(tissue(cells), axis=0), axis=1), ((1, 0), (1, 0)))
     top, bottom = _edges(plan.rows, plan.side_level0 / cell, cells.shape[0])

@@ -323,6 +323,24 @@ def test_tiles_broken_where_the_overview_is_sound_are_counted(tmp_path: Path) ->
     assert len(result.pieces) == 60
 
 
+class Forged:
+    """A slide whose header claims a million pixels each way."""
+
+    levels = (wsi.Level(0, 1_000_000, 1_000_000, 1.0),)
+    mpp = 0.5
+
+    def read(self, level: wsi.Level, x: int, y: int, width: int, height: int) -> np.ndarray:
+        raise AssertionError("nothing of it may be read")
+
+    def close(self) -> None:
+        return
+
+
+def test_forged_size_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(Refusal, match="too_large"):
+        tiling.plan(Forged(), 0.5, tile_px=224, tile_mpp=0.5)
+
+
 def header(path: Path, sop_class: str, image_type: list[str], series: str) -> None:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
