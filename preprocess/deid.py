@@ -24,6 +24,8 @@ _NAME = r"[A-Z][\w'’-]*"
 _RULES = tuple(
     (re.compile(guard), re.compile("|".join(patterns)))
     for guard, *patterns in (
+        (r"\d{3}\)?[ .-]\d{3}[ .-]\d{4}|\d{3}-\d{2}-\d{4}",
+         r"\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b|\b\d{3}-\d{2}-\d{4}\b"),
         (
             r"Jan|Feb|Mar|Apr|May|Ju[nl]|Aug|Sep|Oct|Nov|Dec|JAN|FEB|MAR|APR|MAY|JU[NL]|AUG|SEP|OCT|NOV|DEC"
             r"|january|february|march|april|june|july|august|september|october|november|december",
@@ -44,8 +46,6 @@ _RULES = tuple(
         (r"\d ?[AaPp]\.?[Mm]", r"\b[01]?\d ?[AaPp](?:\.[Mm]\.|[Mm]\b)"),
         (r"\d{4} h", r"\b[0-2]\d[0-5]\d (?:hours|hrs|h)\b"),
         (r"\+\d", r"\+\d{1,3}[ .-]?\(?\d[\d ().-]{5,}\d"),
-        (r"\d{3}\)?[ .-]\d{3}[ .-]\d{4}|\d{3}-\d{2}-\d{4}",
-         r"\(?\b\d{3}\)?[ .-]\d{3}[ .-]\d{4}\b|\b\d{3}-\d{2}-\d{4}\b"),
         (r"[EePpTtBb](?:xt|ager|hone|el|eeper)",
          r"\b(?:[Ee]xt|[Ee]xtension|[Pp]ager|[Bb]eeper|[Pp]hone|[Tt]el)\.? ?[:#]? ?\d{3,}\b"),
         (r"\d{6}", r"\b[\w-]*\d{6,}[\w-]*"),
@@ -65,7 +65,7 @@ _WITHOUT_DIGITS = 2
 """The last rules, of titled names, are the only ones that a text without digits needs."""
 _DIGIT = re.compile(r"\d")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
-_EARLIER = re.compile(r"\[\*\*.*?\*\*\]|\bX{3,}s?\b|_{2,}|\[(?:REDACTED|redacted|removed|NAME|DATE|ID)\]")
+_EARLIER = re.compile(r"\[\*\*.*?\*\*\]|X{4,}s?|\bXXX\b|_{2,}|\[(?:REDACTED|redacted|removed|NAME|DATE|ID)\]")
 _RUN = re.compile(rf"{re.escape(DEID)}(?:[ ,]*{re.escape(DEID)})+")
 _FAKE_TOKEN = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS if token != DEID))
 

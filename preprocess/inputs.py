@@ -26,9 +26,10 @@ def find_files(roots: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list
     closed = {path.resolve() for path in leave_out}
     found: dict[str, InputFile] = {}
     seen: set[Path] = set()
-    for root in sorted({root.resolve() for root in roots}):
+    for root in roots:
         if not root.exists():
             raise UsageError(f"no such input: {root}: name an existing file or folder with --in")
+    for root in sorted({root.resolve() for root in roots}):
         for path in _walk(root, closed):
             real = path.parent.resolve() / path.name
             if real in seen:

@@ -128,7 +128,7 @@ def assign(token: str, fractions: Mapping[str, float], salt: Salt) -> str:
 def is_placeholder(name: str) -> bool:
     """Whether an id says nothing: empty, punctuation, zeros, crosses, or a word such as "anonymous"."""
     bare = name.removeprefix(WEAK).strip().lower()
-    return bare in _PLACEHOLDERS or set(re.sub(r"[\W_]", "", bare)) in (set(), {"0"}, {"x"})
+    return bare in _PLACEHOLDERS or re.fullmatch(r"[\W_0]*|x{2,}", bare) is not None
 
 
 def path_subject(relative: str) -> str | None:

@@ -46,7 +46,7 @@ _SENTENCE_END = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SPACE = re.compile(r"\s+")
-_LOOSE = re.compile(r" (?=[.,;:!?](?: |$))")
+_LOOSE = re.compile(r" (?=[.,;:!?]+(?: |$))")
 _STOPS = re.compile(r"\.{2,}")
 
 
@@ -111,10 +111,15 @@ def sections(text: str) -> tuple[str, str] | None:
     for (_, start, name), end in zip(marks, [start for start, _, _ in marks[1:]] + [len(text)], strict=True):
         if name in found and text[start:end].strip():
             found[name].append(text[start:end].strip())
-    impression, findings = "\n".join(found["impression"] + found["addendum"]), "\n".join(found["findings"])
+    impression, findings = _joined(found["impression"] + found["addendum"]), _joined(found["findings"])
     if impression or findings:
         return impression, findings
     return _last_paragraph(text, marks), ""
+
+
+def _joined(parts: list[str]) -> str:
+    """Parts of several sections as one text; no sentence runs from one into the next."""
+    return "\n".join(part if part[-1] in ".!?" or part is parts[-1] else part + "." for part in parts)
 
 
 def _last_paragraph(text: str, marks: list[tuple[int, int, str]]) -> str:

@@ -1,0 +1,60 @@
+"""Tables beside the inputs: what an id may name, and what wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medcoss.contracts import UsageError
+from preprocess.conversion import InputFile
+from preprocess.labels import Labels, bare_name, read_table
+
+
+def make(folder: Path, text: str, ids: tuple[str, ...] = ("file",), columns: tuple[str, ...] = ("label",)) -> Labels:
+    path = folder / "labels.csv"
+    path.write_text(text)
+    return Labels((read_table(path, ids, columns, "subject"),), columns)
+
+
+def test_an_id_may_name_a_file_in_several_ways_or_its_folder(tmp_path: Path) -> None:
+    file = InputFile(tmp_path.resolve() / "ct" / "dicom" / "P001" / "IM.1.dcm", "dicom/P001/IM.1.dcm")
+    for name in ("ct/dicom/P001/IM.1.dcm", "dicom/P001/IM.1.dcm", "dicom\\P001\\IM.1.dcm", "./IM.1.dcm", "IM.1", "P001",
+                 "dicom/P001", "ct"):  # fmt: skip
+        assert make(tmp_path, f"file,label\n{name},ill\n").find(file, None).labels == {"label": "ill"}, name
+    assert make(tmp_path, "file,label\nP002,ill\n").find(file, None).labels == {}
+    both = make(tmp_path, "file,label\nP001,folder\nIM.1.dcm,file\n")
+    assert both.find(file, None).labels == {"label": "file"}
+    assert bare_name("a.b.nii.gz") == "a.b"
+
+
+def test_a_row_id_goes_before_the_file_and_the_order_of_labels_is_kept(tmp_path: Path) -> None:
+    labels = make(tmp_path, "uid,a,b,subject,split\n7,1,2,S,Training\n", ("file", "uid"), ("b", "a", "none"))
+    entry = labels.find(InputFile(tmp_path / "t.csv", "t.csv"), "7")
+    assert list(entry.labels.items()) == [("b", "2"), ("a", "1")]
+    assert (entry.subject, entry.split) == ("S", "train")
+    assert labels.find(InputFile(tmp_path / "t.csv", "t.csv"), "8").labels == {}
+
+
+def test_the_first_table_that_knows_a_value_wins(tmp_path: Path) -> None:
+    one = make(tmp_path, "file,label\nx,first\n").tables[0]
+    two = make(tmp_path, "file,label,subject\nx,second,S\n").tables[0]
+    entry = Labels((one, two), ("label",)).find(InputFile(tmp_path / "x", "x"), None)
+    assert (entry.labels, entry.subject) == ({"label": "first"}, "S")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,label\nx,1\n", "none of the id columns file"),
+        ("file,label\nx,1\nx,2\n", "comes twice"),
+        ("file,split\nx,fold1\n", "split column"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(tmp_path, text)
+
+
+def test_rows_that_agree_may_repeat_an_id(tmp_path: Path) -> None:
+    assert make(tmp_path, "file,slice,label\nP1,1,ill\nP1,2,ill\n").tables[0].entries.keys() == {"P1"}

@@ -1,0 +1,111 @@
+"""The command line: help, exit codes, one-line errors, JSON, defaults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from preprocess.cli import main, modality_names
+
+
+def write_reports(folder: Path, count: int = 12) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}.txt").write_text(
+            f"IMPRESSION: No effusion in case {number}.\nFINDINGS: The lungs are clear.\n"
+        )
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    (tmp_path / "salt").write_text("a fixed salt for tests only")
+    return ["--out", str(tmp_path / "out"), "--salt-file", str(tmp_path / "salt"), "--workers", "1"]
+
+
+def test_help_names_every_modality_and_imports_none() -> None:
+    code = (
+        "import sys; from preprocess import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in sys.modules if name.startswith(('preprocess.modalities.', 'numpy', 'torch'))])"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 5
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert {"report", "xray", "ct", "mri", "pathology", "phantoms"} <= set(done.stdout.split())
+    assert "preprocess phantoms --out raw --seed 0" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["report", "xray", "ct", "mri", "pathology", "phantoms"])
+def test_each_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([name, "--help"])
+    assert done.value.code == 0
+    assert f"preprocess {name}" in capsys.readouterr().out.partition("example:")[2]
+
+
+def test_modalities_are_the_files_there_are() -> None:
+    assert {"report", "xray", "ct", "mri", "pathology"} <= set(modality_names())
+
+
+def test_in_defaults_to_the_raw_folder(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_reports(tmp_path / "raw" / "report")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["state"], first["inputs"]["written"]) == ("written", 12)
+    assert main(["report", *arguments, "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (second["state"], second["fingerprint"]) == ("up to date", first["fingerprint"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--in", "nowhere"], "no such input: nowhere"),
+        (["--in", "empty"], "no files in empty"),
+        (["--in", "raw", "--labels", "none.csv"], "no such table: none.csv"),
+        (["--in", "raw", "--split", "train=2"], "--split 'train=2'"),
+        (["--in", "raw", "--length", "4"], "--length 4"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], message: str,
+) -> None:  # fmt: skip
+    write_reports(tmp_path / "raw", 2)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments, *words]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--workers", "0"], ["--max-failures", "200%"], ["--limit", "x"], ["--no-such-option"]]
+)
+def test_wrong_words_exit_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["report", "--out", "out", *words])
+    assert done.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_qc_page_stands_alone(tmp_path: Path, arguments: list[str]) -> None:
+    write_reports(tmp_path / "raw")
+    (tmp_path / "raw" / "bad.txt").write_text("no report <script>")
+    assert main(["report", "--in", str(tmp_path / "raw"), *arguments]) == 3
+    page = (tmp_path / "out" / "qc" / "index.html").read_text()
+    assert "no_text" in page
+    assert "No effusion in case" in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page
+    assert "<script" not in page
