@@ -56,16 +56,11 @@ def run(main: Callable[[argparse.Namespace], int], arguments: argparse.Namespace
         # Python flushes stdout once more at exit and would complain: give it somewhere to flush to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MedcossError as error:
-        message, status = str(error), error.exit_code
-    except OSError as error:
-        message, status = _describe(error), 1
-    except KeyboardInterrupt:
-        message, status = "interrupted: run the same command again to go on", 1
-    if debug:
-        traceback.print_exc()
-    report_error(message)
-    return status
+    except (MedcossError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        report_error(_describe(error))
+        return error.exit_code if isinstance(error, MedcossError) else 1
 
 
 def report_error(message: str) -> None:
@@ -85,7 +80,11 @@ def is_rank_zero() -> bool:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
-def _describe(error: OSError) -> str:
+def _describe(error: MedcossError | OSError | KeyboardInterrupt) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: run the same command again to go on"
+    if isinstance(error, MedcossError):
+        return str(error)
     where = f"{error.filename}: " if error.filename is not None else ""
     mend = _MENDS.get(error.errno or 0)
     return where + (error.strerror or str(error) or type(error).__name__) + (f": {mend}" if mend else "")

@@ -26,12 +26,11 @@ _SHEET_COLUMNS = 10
 _THUMBNAIL_PX = 84
 
 
-def write_report(directory: Path | str, out: Path | None = None) -> Path:
-    """Write the report of the run in `directory` to `out` (default: its report.html), atomically; returns its path.
+def write_report(run: Run, out: Path | None = None) -> Path:
+    """Write the report of `run` to `out` (default: its report.html), atomically; returns its path.
 
     It shows whatever the run has so far. Raises `UsageError` if there is no run, `MedcossError` for damaged files.
     """
-    run = Run(directory)
     stages = read_stages(run)
     retention = read_retention(retention_path(run.directory))
     out = out or run.directory / "report.html"

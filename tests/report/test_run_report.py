@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medcoss.continual.stage import Run
 from medcoss.contracts import Kind, MedcossError, UsageError
 from medcoss.evaluate.retention import Retention, evaluate_run
 from medcoss.model.architecture import Architecture
@@ -44,7 +45,7 @@ class Checker(HTMLParser):
 @pytest.fixture(scope="module")
 def report(finished_run):
     evaluate_run(finished_run)
-    return write_report(finished_run.directory).read_text()
+    return write_report(finished_run).read_text()
 
 
 def test_has_every_part(report):
@@ -69,20 +70,20 @@ def test_labels_are_escaped(report):
 
 
 def test_same_run_same_bytes(finished_run, report, tmp_path):
-    assert write_report(finished_run.directory, tmp_path / "again.html").read_text() == report
+    assert write_report(finished_run, tmp_path / "again.html").read_text() == report
 
 
 def test_run_that_has_only_begun(finished_run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.toml").write_text(finished_run.config_path.read_text())
-    text = write_report(tmp_path / "run").read_text()
+    text = write_report(Run(tmp_path / "run")).read_text()
     Checker(text)
     assert "0 / 3" in text and "Not evaluated yet" in text and '<section id="losses">' not in text
 
 
 def test_no_run_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="no run"):
-        write_report(tmp_path)
+        write_report(Run(tmp_path))
 
 
 def test_stage_records(finished_run):
