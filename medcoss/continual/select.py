@@ -98,19 +98,23 @@ def _spread_centres(rows: NDArray[np.float32], n_clusters: int, rng: np.random.G
     norms = np.einsum("ij,ij->i", rows, rows)
     tries = 2 + int(math.log(n_clusters))
     centres = [int(rng.integers(len(rows)))]
-    nearest = np.full(len(rows), np.inf, np.float32)
-    while True:
-        newest = centres[-1]
-        nearest = np.minimum(nearest, np.maximum(norms - 2 * (rows @ rows[newest]) + norms[newest], 0))
-        nearest[newest] = 0
-        if len(centres) == n_clusters:
-            return np.ascontiguousarray(rows[centres])
+    nearest = _squared_distances(rows, norms, centres)[:, 0]
+    while len(centres) < n_clusters:
         cumulative = np.cumsum(nearest, dtype=np.float64)
         drawn = rng.random(tries) * cumulative[-1]
-        candidates = np.minimum(np.searchsorted(cumulative, drawn, side="right"), len(rows) - 1)
-        distances = norms[:, None] - 2 * (rows @ rows[candidates].T) + norms[candidates]
-        potential = np.minimum(np.maximum(distances, 0), nearest[:, None]).sum(axis=0, dtype=np.float64)
-        centres.append(int(candidates[np.argmin(potential)]))
+        candidates = np.minimum(np.searchsorted(cumulative, drawn, side="right"), len(rows) - 1).tolist()
+        closer = np.minimum(_squared_distances(rows, norms, candidates), nearest[:, None])
+        best = int(np.argmin(closer.sum(axis=0, dtype=np.float64)))
+        centres.append(candidates[best])
+        nearest = closer[:, best]
+    return np.ascontiguousarray(rows[centres])
+
+
+def _squared_distances(rows: NDArray[np.float32], norms: NDArray[np.float32], chosen: list[int]) -> NDArray[np.float32]:
+    """(N, len(chosen)): from every row to the chosen rows; exactly 0 to itself."""
+    distances = np.maximum(norms[:, None] - 2 * (rows @ rows[chosen].T) + norms[chosen], 0)
+    distances[chosen, np.arange(len(chosen))] = 0
+    return np.asarray(distances, np.float32)
 
 
 def _rank_in_cluster(cluster: NDArray[np.int64], squared: NDArray[np.float32]) -> NDArray[np.int64]:
