@@ -174,7 +174,8 @@ def convert(unit: Unit, settings: Settings) -> Conversion:
             if max(finest.width, finest.height) <= RAW_TILE_PX:
                 raise failed("raw_tiles", f"{finest.width} x {finest.height} px without a resolution")
             raise failed("missing_mpp", f"{finest.width} x {finest.height} px at level 0")
-        return _convert_slide(unit.files[0], slide, mpp, subjects, settings)
+        source = "table" if known else "file" if slide.mpp else "assumed"
+        return _convert_slide(unit.files[0], slide, (mpp, source), subjects, settings)
     finally:
         slide.close()
 
@@ -189,6 +190,7 @@ def _convert_tile(file: InputFile, known: float | None, settings: Settings) -> C
         "native_height": read.height,
         "native_width": read.width,
         "mpp": None if mpp is None else round(mpp * min(read.height, read.width) / min(small.shape[:2]), 5),
+        "mpp_from": "table" if known else "assumed" if mpp else None,
     }
     content = hashlib.sha256(f"tile {pixels.shape}".encode() + pixels.tobytes()).digest()
     piece = Piece(
@@ -203,8 +205,9 @@ def _convert_tile(file: InputFile, known: float | None, settings: Settings) -> C
 
 
 def _convert_slide(
-    file: InputFile, slide: wsi.Slide, mpp: float, subjects: tuple[str, ...], settings: Settings
+    file: InputFile, slide: wsi.Slide, resolution: tuple[float, str], subjects: tuple[str, ...], settings: Settings
 ) -> Conversion:
+    mpp, mpp_from = resolution
     plan = tiling.plan(slide, mpp, tile_px=int(settings["size"]), tile_mpp=settings["mpp"])
     found = tiling.find_tissue(slide, plan, min_tissue=settings["min_tissue"])
     if not found.tiles:
@@ -230,6 +233,7 @@ def _convert_slide(
             subject_ids=subjects,
             geometry={
                 "mpp": round(plan.true_mpp, 5),
+                "mpp_from": mpp_from,
                 "slide_mpp": round(mpp, 5),
                 "x_level0": round(tile.column * plan.side_level0),
                 "y_level0": round(tile.row * plan.side_level0),

@@ -6,6 +6,7 @@ MONOCHROME1 inverted, so that bright means dense in every sample.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,18 +93,20 @@ def present(dataset: Dataset, stored: np.ndarray[Any, Any]) -> tuple[np.ndarray[
             return _luminance(dataset, stored), "colour"
         if str(dataset.get("PhotometricInterpretation", "")) not in ("MONOCHROME1", "MONOCHROME2"):
             raise failed("unsupported_format", "one channel that is neither MONOCHROME1 nor MONOCHROME2")
-        values, index = _distinct(stored)
+        values, index = _candidates(stored)
         padding = _padding(dataset, values)
-        counts = np.bincount(index.ravel(), minlength=values.size) * ~padding
-        if np.count_nonzero(counts) < 2:
+
+        def counts() -> np.ndarray[Any, Any]:
+            found: np.ndarray[Any, Any] = np.bincount(index.ravel(), minlength=values.size) * ~padding
+            return found
+
+        if np.count_nonzero(counts()) < 2 if padding.any() else stored.min() == stored.max():
             raise skipped("constant", "every pixel that is not padding has one value")
-        modality = _modality_values(dataset, values)
-        bright, how = _voi(dataset, modality, counts)
+        bright, how = _voi(dataset, _modality_values(dataset, values), counts)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             bright = 1.0 - bright
         bright[padding] = 0.0
-    shown: np.ndarray[Any, Any] = _to_bytes(bright)[index]
-    return shown, how
+    return _to_bytes(bright).take(index), how
 
 
 def stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -111,12 +114,11 @@ def stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
     Refused: `not_finite`, `constant`.
     """
-    levels, index = _distinct(values)
-    if levels.size < 2:
+    levels, index = _candidates(values)
+    if values.min() == values.max():
         raise skipped("constant", "every pixel has one value")
     bright = _percentiles(levels.astype(np.float64), np.bincount(index.ravel(), minlength=levels.size))
-    shown: np.ndarray[Any, Any] = _to_bytes(bright)[index]
-    return shown
+    return _to_bytes(bright).take(index)
 
 
 def _to_bytes(bright: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -124,16 +126,15 @@ def _to_bytes(bright: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8
     return levels
 
 
-def _distinct(stored: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Candidate values in ascending order and each pixel's index into them: transformations then cost a table."""
-    if not np.issubdtype(stored.dtype, np.integer):
-        if not np.isfinite(stored).all():
-            raise failed("not_finite", "NaN or infinite values")
-        values, index = np.unique(stored, return_inverse=True)
-        return values, index.reshape(stored.shape)
-    low, high = int(stored.min()), int(stored.max())
-    if high - low < 1 << 20:
-        return np.arange(low, high + 1, dtype=np.int64), stored.astype(np.int64) - low
+def _candidates(stored: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Values that `stored` may hold, in any order, and each pixel's index into them: transformations cost a table."""
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
+        # The bits are the index, so nothing is computed per pixel; signed values come after 32767 in such a table.
+        unsigned = np.dtype(f"u{stored.dtype.itemsize}")
+        every = np.arange(256**stored.dtype.itemsize).astype(unsigned)
+        return every.view(stored.dtype).astype(np.int64), stored.view(unsigned)
+    if stored.dtype.kind not in "iu" and not np.isfinite(stored).all():
+        raise failed("not_finite", "NaN or infinite values")
     values, index = np.unique(stored, return_inverse=True)
     return values, index.reshape(stored.shape)
 
@@ -176,7 +177,7 @@ def _modality_values(dataset: Dataset, values: np.ndarray[Any, Any]) -> np.ndarr
 
 
 def _voi(
-    dataset: Dataset, values: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]
+    dataset: Dataset, values: np.ndarray[Any, Any], counts: Callable[[], np.ndarray[Any, Any]]
 ) -> tuple[np.ndarray[Any, Any], str]:
     sequence = dataset.get("VOILUTSequence")
     if sequence:
@@ -191,7 +192,7 @@ def _voi(
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if center is not None and width is not None and width >= (1.0 if function == "LINEAR" else 1e-9):
         return _window(values, center, width, function), "window"
-    return _percentiles(values, counts), "percentile"
+    return _percentiles(values, counts()), "percentile"
 
 
 def _first(element: Any) -> float | None:
@@ -215,7 +216,7 @@ def _window(values: np.ndarray[Any, Any], center: float, width: float, function:
 
 def _percentiles(values: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Linear between the two percentiles of the distribution that `counts` gives over `values`."""
-    order = np.argsort(values, kind="stable")  # a modality LUT or a negative slope may reverse the order
+    order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(counts[order]) / counts.sum()
     low, high = (float(values[order][np.searchsorted(cumulative, part)]) for part in (_LOW, _HIGH))
     if high <= low:

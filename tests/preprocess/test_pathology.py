@@ -212,6 +212,7 @@ def test_missing_resolution_and_its_two_mends(tmp_path: Path) -> None:
     table.write_text("file,mpp\na.tif,0.5\nb,0.25\n")
     result = convert(tmp_path, options("--mpp-csv", str(table)))
     assert sorted(piece.file for piece in result.pieces) == ["a.tif"] * 16 + ["b.png"] * 4
+    assert {piece.geometry["mpp_from"] for piece in result.pieces} == {"table"}
     assert reasons(result) == {"mpp.csv": "not_an_input"}
 
 
@@ -255,6 +256,7 @@ def test_pre_cut_tiles_need_saying(tmp_path: Path) -> None:
         "cut/small.png": 100,
     }
     assert tiles["cut/large.jpg"].geometry["mpp"] == 0.5
+    assert tiles["cut/large.jpg"].geometry["mpp_from"] == "assumed"
     assert tiles["cut/TCGA-AB-1234-01Z.png"].subject_ids == ("TCGA-AB-1234",)
     slides = [piece for piece in result.pieces if piece.file.startswith("whole")]
     assert len(slides) == 4
