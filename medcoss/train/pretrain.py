@@ -15,7 +15,7 @@ from medcoss.model.weights import fingerprint
 from medcoss.train import checkpoint
 from medcoss.train.engine import choose_device, joined
 from medcoss.train.loop import Outcome, plan, train
-from medcoss.train.process import stoppable
+from medcoss.train.process import StopRequest, stoppable
 from medcoss.train.schedule import micro_batch, warmup_steps
 from medcoss.train.world import World
 
@@ -33,22 +33,37 @@ def pretrain(
     """
     describe(run, stage, world)
     device = choose_device(world)
-    with joined(world, device, os.environ):
-        with stoppable() as stop:
-            outcome = train(run, stage, world, device, stop, resume=resume, say=say)
-        if not outcome.finished:
-            say(f"stage {stage.name}: stopped after step {outcome.steps} of {outcome.total_steps}, saved")
-            if stop.signal == signal.SIGINT:
-                raise KeyboardInterrupt
-            return False
-        if with_buffer and run.rehearses:
-            say(f"stage {stage.name}: choosing its rehearsal buffer")
-            _make_buffer(run, stage, world)
-        if world.rank == 0:
-            _record_done(run, stage, outcome, world)
+    with joined(world, device, os.environ), stoppable() as stop:
+        finished = run_stage(run, stage, world, device, stop, resume=resume, with_buffer=with_buffer, say=say)
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
     if device.type == "cpu":
         # The other ranks are about to end: what this one does alone may take the whole machine.
         torch.set_num_threads(World().threads(os.environ))
+    return finished
+
+
+def run_stage(
+    run: Run,
+    stage: Stage,
+    world: World,
+    device: torch.device,
+    stop: StopRequest,
+    *,
+    resume: bool,
+    with_buffer: bool,
+    say: Callable[[str], None],
+) -> bool:
+    """`pretrain` for ranks that have joined each other; `stop` ends training after a saved step."""
+    outcome = train(run, stage, world, device, stop, resume=resume, say=say)
+    if not outcome.finished:
+        say(f"stage {stage.name}: stopped after step {outcome.steps} of {outcome.total_steps}, saved")
+        return False
+    if with_buffer and run.rehearses:
+        say(f"stage {stage.name}: choosing its rehearsal buffer")
+        _make_buffer(run, stage, world)
+    if world.rank == 0:
+        _record_done(run, stage, outcome, world)
     return True
 
 
