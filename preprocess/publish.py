@@ -45,12 +45,13 @@ def publish(
     made.mkdir(parents=True)
     data = StagedData(staging)
     try:
-        manifest, notes = _write_set(modality, assembly, data, made, settings, salt_id, shard_size)
+        manifest, rewriter = _write_set(modality, assembly, data, made, settings, salt_id, shard_size)
+        notes = rewriter.notes() if rewriter is not None else []
         write_outcomes(made / OUTCOMES, assembly.fates.values())
         if with_qc:
             fates = assembly.fates.values()
             chosen = _evenly([placed for split in SPLITS for placed in assembly.splits[split]], qc.SHEET_SAMPLES)
-            sheet = [_sample(placed, data) for placed in chosen]
+            sheet = [_sample(placed, data, rewriter) for placed in chosen]
             qc.write_qc(made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -64,7 +65,7 @@ def publish(
 def _write_set(
     modality: Modality, assembly: Assembly, data: StagedData, made: Path, settings: dict[str, Any], salt_id: str,
     shard_size: int | None,
-) -> tuple[Manifest, list[str]]:  # fmt: skip
+) -> tuple[Manifest, Rewriter | None]:  # fmt: skip
     spec, contents = modality.finish(settings, (data.read(p.unit_id, p.sample) for p in assembly.splits["train"]))
     rewriter: Rewriter | None = modality.rewriter(settings, contents) if hasattr(modality, "rewriter") else None
     splits: dict[str, SplitEntry] = {}
@@ -83,7 +84,7 @@ def _write_set(
     manifest = write_manifest(
         made, spec=spec, splits=splits, files=files, settings=settings, inputs=inputs, salt_id=salt_id
     )
-    return manifest, rewriter.notes() if rewriter is not None else []
+    return manifest, rewriter
 
 
 def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None = None) -> Sample:

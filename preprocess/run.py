@@ -296,7 +296,7 @@ def _result(
         notes.append(f"{assembly.conflicts} samples had copies with different labels: kept without those labels")
     if assembly.unknown_subjects:
         notes.append(f"{assembly.unknown_subjects} samples name no patient: each study, row or file counts as one")
-    notes += [f"split {name} is empty: too few subjects" for name, entry in manifest.splits.items()
+    notes += [f"split {name} is empty: no subject was given or drawn to it" for name, entry in manifest.splits.items()
               if not entry.samples and manifest.settings["split"][name] > 0]  # fmt: skip
     splits = _splits(manifest)
     return Result("written", manifest.inputs, splits, count_reasons(fates.values()), manifest.fingerprint,

@@ -45,8 +45,9 @@ def convert(unit, settings):
         raise failed("unreadable", "on purpose")
     value = told["value"]
     pieces = [
-        Piece(hashlib.sha256(str(value).encode()).digest(), f"{number:04}", np.full((2, 3, 4), value + number, np.int16),
-              file.relative, tuple(told.get("subjects", ())), split=told.get("split"), labels=told.get("labels", {}))
+        Piece(hashlib.sha256(str(value).encode()).digest(), f"{number:04}",
+              np.full((2, 3, 4), value + number, np.int16), file.relative,
+              tuple(told.get("subjects", ())), split=told.get("split"), labels=told.get("labels", {}))
         for number in range(told.get("windows", 1))
     ]
     return Conversion(pieces, figures={"value": [float(value)]})

@@ -54,13 +54,26 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 short reports, four of them copies, one unreadable."""
+    """80 short reports, four of them copies, one unreadable."""
     root = tmp_path_factory.mktemp("crash")
     folder = root / "in"
     folder.mkdir()
-    words = ["lungs", "clear", "effusion", "small", "heart", "normal", "opacity", "basal", "mild", "right", "left", "upper", "stable", "chronic", "edema"]
-    for number in range(120):
-        draw = random.Random(number % 116)
+    words = [
+        "lungs",
+        "clear",
+        "effusion",
+        "small",
+        "heart",
+        "opacity",
+        "basal",
+        "mild",
+        "right",
+        "left",
+        "upper",
+        "edema",
+    ]
+    for number in range(80):
+        draw = random.Random(number % 76)
         text = ". ".join(" ".join(draw.sample(words, 6)).capitalize() for _ in range(4))
         (folder / f"r{number}.txt").write_text(
             f"FINDINGS:\n{text}.\nIMPRESSION: No acute {draw.choice(words)} disease.\n"
@@ -71,7 +84,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(root: Path, out: Path, *more: str) -> list[str]:
-    options = ["--split", "train=0.6,val=0.2,test=0.2", "--shard-size", "16", "--workers", "1", *more]
+    options = ["--split", "train=0.6,val=0.2,test=0.2", "--shard-size", "16", "--workers", "1", "--no-qc", *more]
     return ["report", "--in", str(root / "in"), "--out", str(out), "--salt-file", str(root / "salt"), *options]
 
 
@@ -90,7 +103,7 @@ def unkilled(reports: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("place", "count"),
-    [("converting", 7), ("writing shards", 50), ("moving in", 4), ("after the manifest", 0)],
+    [("converting", 7), ("writing shards", 40), ("moving in", 4), ("after the manifest", 0)],
 )
 def test_killed_there_and_repeated_gives_the_same_bytes(
     reports: Path, unkilled: Path, tree: Tree, tmp_path: Path, place: str, count: int

@@ -10,11 +10,13 @@ from preprocess.deid import deidentify, mark_earlier, merge_marks
 @pytest.mark.parametrize(
     "identifier",
     [
-        "03/14/2019", "2019-03-14", "14.03.2019", "3-14-19", "March 14, 2019", "14 March 2019", "14th of March 2019", "Mar 14",
+        "03/14/2019", "2019-03-14", "14.03.2019", "3-14-19", "March 14, 2019", "14 March 2019", "14th of March 2019",
+        "Mar 14",
         "March 2019", "03/2019", "2019-03-14T10:22:05", "10:45", "10:45 AM", "7 p.m.", "1430 hours",
         "617-555-0134", "(617) 555-0134", "555-0134", "+49 30 1234567", "pager 4411", "ext. 7788",
         "1234567", "MRN123456", "A-12345678", "123-45-6789", "jane.doe@clinic.org",
-        "Dr. Smith", "Dr Jane Q. Smith", "DR. SMITH", "Mrs. Jones", "Professor O'Neil", "Jane Smith, M.D.", "J. Smith MD",
+        "Dr. Smith", "Dr Jane Q. Smith", "DR. SMITH", "Mrs. Jones", "Professor O'Neil", "Jane Smith, M.D.",
+        "J. Smith MD",
     ],
 )  # fmt: skip
 def test_identifiers_are_marked(identifier: str) -> None:
@@ -29,7 +31,8 @@ def test_identifiers_are_marked(identifier: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "A 2.5 cm nodule at T12, 3 x 4 mm, grade 2/6 murmur.", "L4-5 disc and C5/6 level.", "Measures 2.5, 3.5 and 4.5 cm.",
+        "A 2.5 cm nodule at T12, 3 x 4 mm, grade 2/6 murmur.", "L4-5 disc and C5/6 level.",
+        "Measures 2.5, 3.5 and 4.5 cm.",
         "It may 2 be seen.", "In 12 patients, 95% (11 of 12).", "ratio 1:2 and 120/80 mmHg.", "Series 5, image 112.",
         "A 55-year-old man.", "Drainage of the right lobe.", "BI-RADS 4.", "The marked MDCT changes.",
     ],

@@ -18,8 +18,9 @@ def plant(folder: Path) -> None:
     body = "Heart size is normal. No effusion is seen."
     for number in range(24):
         (folder / a / f"{b}_{number}.txt").write_text(
-            f"PATIENT NAME: {c}\nMRN: {NUMBERS[0]}\nHISTORY: {d} fell.\nFINDINGS: Seen with Dr. {e} on {NUMBERS[3]}, case {number}."
-            f" {body}\nIMPRESSION: Stable case number {number}. Call {NUMBERS[2]}.\nElectronically signed by {f}\n"
+            f"PATIENT NAME: {c}\nMRN: {NUMBERS[0]}\nHISTORY: {d} fell.\n"
+            f"FINDINGS: Seen with Dr. {e} on {NUMBERS[3]}, case {number}. {body}\n"
+            f"IMPRESSION: Stable case number {number}. Call {NUMBERS[2]}.\nElectronically signed by {f}\n"
         )
     rows = [f"{g}{n},{h},{i}@mail.org says {NUMBERS[1]} is stable in row {n},ill,{j}" for n in range(24)]
     (folder / f"{k}.csv").write_text("uid,subject,impression,label,secret\n" + "\n".join(rows) + "\n")

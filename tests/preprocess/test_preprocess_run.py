@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import stat
@@ -78,7 +79,7 @@ def test_one_or_two_workers_and_any_order_of_roots_give_the_same_bytes(
     write_toys(tmp_path / "a", plain(6) | {"same.toy": {"value": 500, "subjects": ["x"]}})
     write_toys(tmp_path / "b", plain(6, 6) | {"copy.toy": {"value": 500, "subjects": ["y"]}})
     roots = (tmp_path / "a", tmp_path / "b")
-    one, two = toy_job(inputs=roots, workers=1), toy_job(inputs=roots[::-1], workers=2, out=tmp_path / "out2")
+    one, two = toy_job(inputs=roots, qc=True), toy_job(inputs=roots[::-1], qc=True, workers=2, out=tmp_path / "out2")
     assert run(one).fingerprint == run(two).fingerprint
     assert tree(one.out) == tree(two.out)
 
@@ -155,7 +156,8 @@ def test_labels_that_copies_contradict_are_left_out(tmp_path: Path, toy_job: Mak
 
 def test_a_subject_given_two_splits_is_refused(tmp_path: Path, toy_job: MakeJob) -> None:
     write_toys(tmp_path / "in", {
-        "a.toy": {"value": 1, "subjects": ["x"], "split": "train"}, "b.toy": {"value": 2, "subjects": ["x"], "split": "test"},
+        "a.toy": {"value": 1, "subjects": ["x"], "split": "train"},
+        "b.toy": {"value": 2, "subjects": ["x"], "split": "test"},
     })  # fmt: skip
     with pytest.raises(UsageError, match="one subject"):
         run(toy_job())
@@ -207,6 +209,20 @@ def test_too_many_failures_stop_the_run(tmp_path: Path, toy_job: MakeJob) -> Non
     with pytest.raises(MedcossError, match="max-failures"):
         run(toy_job(max_failures=0.25, workers=1))
     assert run(toy_job(max_failures=0.5)).inputs["failed"] == 4
+
+
+def test_two_runs_on_one_folder_are_refused(tmp_path: Path, toy_job: MakeJob) -> None:
+    write_toys(tmp_path / "in", plain(2))
+    private = tmp_path / "out.private"
+    private.mkdir()
+    descriptor = os.open(private, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UsageError, match="another preprocess"):
+            run(toy_job())
+    finally:
+        os.close(descriptor)
+    assert run(toy_job()).state == "written"
 
 
 def test_limit_takes_the_same_units_in_any_run(tmp_path: Path, toy_job: MakeJob) -> None:

@@ -145,7 +145,8 @@ def test_discover_tells_reports_from_other_files(tmp_path: Path) -> None:
 
 CORPUS = [
     f"The {side} {place} shows {size}.5 cm of [DEID] {what}. Heart size is normal. No effusion is seen."
-    for side in ("left", "right") for place in ("lung", "base", "apex") for size in range(9) for what in ("opacity", "nodule")
+    for side in ("left", "right") for place in ("lung", "base", "apex") for size in range(9)
+    for what in ("opacity", "nodule")
 ]  # fmt: skip
 
 
