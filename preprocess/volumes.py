@@ -32,6 +32,7 @@ from preprocess.readers.volume import Array, Volume, sample
 
 MIN_THICKNESS_MM = 12.0
 CONSTANT_SD = 1e-6
+_ROUNDING_MM = 0.01
 
 _UNREAD_VOLUMES = (".img", ".hdr", ".img.gz", ".hdr.gz", ".mnc", ".minc", ".par", ".rec", ".nii.bz2", ".nii.zst")
 _DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz", ".zraw")}
@@ -154,7 +155,7 @@ def read_unit(
 def require_enough(volume: Volume) -> None:
     """Refuse a volume too thin for one window along axis 0 (`too_few_slices`)."""
     count, spacing = volume.values.shape[0], volume.spacing[0]
-    if count < MIN_SLICES or count * spacing < MIN_THICKNESS_MM:
+    if count < MIN_SLICES or count * spacing < MIN_THICKNESS_MM - _ROUNDING_MM:
         raise skipped("too_few_slices", f"{count} slices, {count * spacing:.1f} mm")
 
 
@@ -204,9 +205,9 @@ class Window:
     depth: int
     in_plane: InPlane
 
-    def sample(self, volume: Volume, *, fill: float) -> Array:
-        """Values (depth, *in_plane.size), float32, before placing; interpolated once."""
-        return sample(volume, self.low, self.high, (self.depth, *self.in_plane.size), fill=fill)
+    def sample(self, volume: Volume, *, fill: float, clip: tuple[float, float] | None = None) -> Array:
+        """Values (depth, *in_plane.size), float32, before placing; clipped, then interpolated once."""
+        return sample(volume, self.low, self.high, (self.depth, *self.in_plane.size), fill=fill, clip=clip)
 
     def geometry(self, volume: Volume, axis: str) -> dict[str, Json]:
         """The sample's geometry for its record; millimetres in the sample's axis order (depth, height, width)."""
@@ -244,8 +245,9 @@ def written(outcomes: dict[str, Outcome], files: Sequence[str]) -> None:
 def add_figures(figures: dict[str, list[float]], volume: Volume, pieces: Sequence[Piece], unit: str) -> None:
     """Add a volume and its samples to the figures of the QC histograms; `unit` is that of stored values."""
     rows = {
-        "slice spacing (mm)": [volume.spacing[0]],
-        "in-plane spacing (mm)": [volume.spacing[1], volume.spacing[2]],
+        # Rounded: 2 and 1.9999999 mm are one spacing.
+        "slice spacing (mm)": [round(volume.spacing[0], 3)],
+        "in-plane spacing (mm)": [round(volume.spacing[1], 3), round(volume.spacing[2], 3)],
         "native slices": [float(volume.values.shape[0])],
         f"mean of a sample ({unit})": [float(np.mean(piece.data, dtype=np.float64)) for piece in pieces],  # type: ignore[arg-type]
         "windows per volume": [float(len(pieces))],

@@ -147,14 +147,12 @@ def _pieces(loaded: Loaded, settings: Settings) -> list[Piece]:
     low, high = settings["hu_range"]
     volume = _in_hu(loaded, settings)
     volumes.require_enough(volume)
-    if volume.spacing[0] > MAX_SPACING_MM:
-        raise skipped("too_thick", f"{volume.spacing[0]:.2f} mm")
+    if max(volume.spacing) > MAX_SPACING_MM + 0.01:
+        raise skipped("too_thick", f"{max(volume.spacing):.2f} mm")
     digest = volumes.content_digest(volume)
-    # Clipped before interpolation so that metal and padding do not bleed; interpolation then stays in the range.
-    volume = Volume(np.clip(volume.values, low, high), volume.affine)
     pieces = []
     for number, window in enumerate(windows(volume, settings)):
-        values = np.rint(window.sample(volume, fill=low)).astype(np.int16)
+        values = np.rint(window.sample(volume, fill=low, clip=(low, high))).astype(np.int16)
         if values.min() == values.max():
             continue
         pieces.append(

@@ -132,9 +132,10 @@ def _pieces(loaded: Loaded, settings: Settings) -> list[Piece]:
     volumes.require_enough(volume)
     digest = volumes.content_digest(loaded.volume)
     whole = _foreground_scale(volume) if settings["normalise"] == "volume" else None
+    darkest = float(volume.values.min())
     pieces = []
     for number, window in enumerate(windows(volume, settings)):
-        values = window.sample(volume, fill=float(volume.values.min()))
+        values = window.sample(volume, fill=darkest)
         try:
             scale = whole or Scale.of(values)
         except Refusal:

@@ -92,11 +92,10 @@ def refuse_non_slices(dataset: Dataset, modality: str, *, burned_in: bool, secon
         named = str(dataset.get("Modality") or "")
         if named != modality:
             raise skipped("not_ct" if modality == "CT" else "not_mri", f"modality {named[:16] or 'not given'}")
-        captured = (
-            str(dataset.SOPClassUID).startswith(_SECONDARY_CAPTURE) or int(dataset.get("SamplesPerPixel") or 1) > 1
-        )
-        if captured and not secondary_capture:
-            raise skipped("secondary_capture", "a captured or coloured image")
+        if int(dataset.get("SamplesPerPixel") or 1) > 1:
+            raise skipped("secondary_capture", "a coloured image")
+        if str(dataset.SOPClassUID).startswith(_SECONDARY_CAPTURE) and not secondary_capture:
+            raise skipped("secondary_capture", "a captured image")
         if str(dataset.get("BurnedInAnnotation") or "") == "YES" and not burned_in:
             raise skipped("burned_in", "BurnedInAnnotation is YES")
         if kinds & {"LOCALIZER", "SCOUT", "TOPOGRAM"}:

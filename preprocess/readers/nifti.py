@@ -66,7 +66,7 @@ def _read_nifti(path: Path, max_voxels: int) -> tuple[Array, Array]:
         unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
         affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=float)
         affine[:3] *= _MILLIMETRES[unit]
-        values = np.asanyarray(image.dataobj).reshape(shape)
+        values = _scaled(image.dataobj).reshape(shape)
     except (EOFError, zlib.error) as error:
         raise failed("truncated_pixels", "the compressed data ends early or is damaged") from error
     except OSError as error:
@@ -80,6 +80,12 @@ def _read_nifti(path: Path, max_voxels: int) -> tuple[Array, Array]:
     except (ImageFileError, HeaderDataError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise failed("unreadable", f"not a NIfTI file ({type(error).__name__})") from error
     return values, affine
+
+
+def _scaled(proxy: Any) -> Array:
+    """Real values: as stored where the header scales nothing, else float32 (float64, the default, takes twice that)."""
+    unscaled = (getattr(proxy, "slope", 1.0), getattr(proxy, "inter", 0.0)) == (1.0, 0.0)
+    return np.asarray(proxy) if unscaled else np.asarray(proxy, dtype=np.float32)
 
 
 def _read_itk(path: Path, max_voxels: int) -> tuple[Array, Array]:

@@ -271,14 +271,16 @@ def _slice_step(slices: Sequence[Frame]) -> Array:
 
 def _stack(slices: Sequence[Frame], pixels: _Pixels, padding_becomes: float | None) -> Array:
     """Rescaled values (slices, rows, columns): int16 where slope and intercept are whole and all fit, else float32."""
-    whole = all(frame.slope.is_integer() and frame.intercept.is_integer() for frame in slices)
+    whole = pixels.of(slices[0]).dtype.kind in "iu" and all(_is_small(frame.slope, frame.intercept) for frame in slices)
     rows, columns = pixels.of(slices[0]).shape
     values: Array = np.empty((len(slices), rows, columns), np.int16 if whole else np.float32)
     for number, frame in enumerate(slices):
         stored = pixels.of(frame)
         scaled: Array
         if whole:
-            scaled = stored.astype(np.int32) * int(frame.slope) + int(frame.intercept)
+            scaled = stored.astype(np.int64 if stored.dtype.itemsize > 2 else np.int32) * int(frame.slope) + int(
+                frame.intercept
+            )
             if values.dtype == np.int16 and (scaled.min() < -(1 << 15) or scaled.max() >= 1 << 15):
                 values = values.astype(np.float32)
         else:
@@ -287,4 +289,11 @@ def _stack(slices: Sequence[Frame], pixels: _Pixels, padding_becomes: float | No
             scaled[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = padding_becomes
         values[number] = scaled
         pixels.used(frame)
+    if values.dtype == np.float32 and not np.isfinite(values).all():
+        raise failed("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
     return values
+
+
+def _is_small(slope: float, intercept: float) -> bool:
+    """Whether 16-bit values rescaled by these are whole numbers that fit 32 bits."""
+    return slope.is_integer() and intercept.is_integer() and abs(slope) < 1 << 14 and abs(intercept) < 1 << 30

@@ -105,10 +105,19 @@ def to_lps(values: Array, affine: Array) -> Volume:
     return Volume(np.ascontiguousarray(values), turned)
 
 
-def sample(volume: Volume, low: Array, high: Array, size: tuple[int, int, int], *, fill: float) -> Array:
+def sample(
+    volume: Volume,
+    low: Array,
+    high: Array,
+    size: tuple[int, int, int],
+    *,
+    fill: float,
+    clip: tuple[float, float] | None = None,
+) -> Array:
     """Values (size), float32, on a regular grid whose corner voxels lie at straight indices `low` and `high`.
 
     Linear interpolation in one step, corner-aligned; a size of 1 samples the middle. `fill` is the value outside.
+    Native values are clipped to `clip` first, so that extremes do not bleed into their surroundings.
     """
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
     steps = np.array([(b - a) / (n - 1) if n > 1 else 0.0 for a, b, n in zip(low, high, size, strict=True)])
@@ -119,7 +128,8 @@ def sample(volume: Volume, low: Array, high: Array, size: tuple[int, int, int], 
     first = np.clip(np.floor(native.min(axis=0)), 0, np.array(volume.values.shape) - 1).astype(int)
     last = np.clip(np.ceil(native.max(axis=0)), first, np.array(volume.values.shape) - 1).astype(int)
     part = volume.values[first[0] : last[0] + 1, first[1] : last[1] + 1, first[2] : last[2] + 1]
-    image = itk.GetImageFromArray(np.ascontiguousarray(part))
+    part = np.ascontiguousarray(part) if clip is None else np.clip(part, *clip)
+    image = itk.GetImageFromArray(part)
     image.SetOrigin([float(index) for index in first[::-1]])
     resampler = itk.ResampleImageFilter()
     # Worker processes share the cores already.
