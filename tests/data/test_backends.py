@@ -17,8 +17,9 @@ from medcoss.data.decode import Decoder, Undecodable, Window, crop_window, draws
 
 MEAN_TOLERANCE = 1.5 / 255
 """Mean absolute difference between the backends' pixels; measured 0.2 / 255."""
-LARGEST_TOLERANCE = 8 / 255
-"""Largest difference; measured 4 / 255 (two roundings of one bicubic kernel)."""
+LARGEST_TOLERANCE = 12 / 255
+"""Largest difference; measured 4 / 255 here, 6 / 255 at the hard edges of real radiographs: Pillow rounds and clips to
+8 bits between its horizontal and vertical pass, DALI only at the end."""
 
 ROWS = np.arange(24, dtype=np.int64)
 
