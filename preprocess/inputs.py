@@ -30,8 +30,8 @@ def find_files(roots: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list
         if not root.exists():
             raise UsageError(f"no such input: {root}: name an existing file or folder with --in")
     for root in sorted({root.resolve() for root in roots}):
-        for path in _walk(root, closed):
-            real = path.parent.resolve() / path.name
+        for folder, path in _walk(root, closed):
+            real = folder / path.name
             if real in seen:
                 continue
             seen.add(real)
@@ -44,23 +44,25 @@ def find_files(roots: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list
     return [found[relative] for relative in sorted(found)]
 
 
-def _walk(root: Path, closed: set[Path]) -> Iterator[Path]:
+def _walk(root: Path, closed: set[Path]) -> Iterator[tuple[Path, Path]]:
+    """(real folder, path) of every file, in the same order on every file system."""
     if not root.is_dir():
-        yield root
+        yield root.parent, root
         return
-    stack: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(root, ())]
+    stack: list[tuple[Path, tuple[Path, ...]]] = [(root, ())]
     while stack:
         folder, above = stack.pop()
-        information = folder.stat()
-        identity = (information.st_dev, information.st_ino)
-        if identity in above or folder.resolve() in closed:
+        real = folder.resolve()
+        if real in above or real in closed:
             continue
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    stack.append((Path(entry.path), (*above, identity)))
-                else:
-                    yield Path(entry.path)
+            listed = sorted(entries, key=lambda entry: entry.name)
+        for entry in reversed(listed):
+            if entry.is_dir():
+                stack.append((Path(entry.path), (*above, real)))
+        for entry in listed:
+            if not entry.is_dir():
+                yield real, Path(entry.path)
 
 
 def input_id(salt: Salt, relative: str) -> str:
@@ -95,11 +97,13 @@ def sort_out(files: Sequence[InputFile], masks: Sequence[Path], tables: Sequence
     """Outcomes, by relative path, of files that no modality is asked about: masks, label tables, things not files."""
     mask_roots = tuple(path.resolve() for path in masks)
     label_tables = {path.resolve() for path in tables}
+    table_names = {path.name for path in tables}
     outcomes = {}
     for file in files:
-        if file.path.resolve() in label_tables:
+        # Resolving takes long on network file systems: only where it can matter.
+        if file.path.name in table_names and file.path.resolve() in label_tables:
             outcomes[file.relative] = Outcome(Status.SKIPPED, "label_table")
-        elif _in_mask_folder(file.relative) or any(file.path.resolve().is_relative_to(root) for root in mask_roots):
+        elif _in_mask_folder(file.relative) or _below(file.path, mask_roots):
             outcomes[file.relative] = Outcome(Status.SKIPPED, "mask")
         elif problem := _not_regular(file.path):
             outcomes[file.relative] = problem
@@ -108,6 +112,10 @@ def sort_out(files: Sequence[InputFile], masks: Sequence[Path], tables: Sequence
 
 def _in_mask_folder(relative: str) -> bool:
     return any(part.lower() in _MASK_FOLDERS for part in PurePosixPath(relative).parts[:-1])
+
+
+def _below(path: Path, roots: tuple[Path, ...]) -> bool:
+    return bool(roots) and any(path.resolve().is_relative_to(root) for root in roots)
 
 
 def _not_regular(path: Path) -> Outcome | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medcoss.contracts import Kind
+from medcoss.contracts import SPLITS, Kind
 from medcoss.shards import Manifest, Sample
 from preprocess.reasons import REASONS
 
@@ -59,9 +59,9 @@ def write_qc(
 def _splits(manifest: Manifest, duplicates: int) -> str:
     rows = "".join(
         f'<tr><td>{name}<td class="n">{entry.samples}<td class="n">{entry.subjects}<td class="n">{len(entry.shards)}'
-        for name, entry in manifest.splits.items()
+        for name, entry in ((name, manifest.splits[name]) for name in SPLITS)
     )
-    counts = ", ".join(f"{number} {html.escape(status)}" for status, number in manifest.inputs.items())
+    counts = ", ".join(f"{manifest.inputs[name]} {name}" for name in ("read", "written", "skipped", "failed"))
     return (
         f"<table><tr><th>split<th>samples<th>subjects<th>shards{rows}</table><p>Files: {counts}. "
         f"Copies left out: {duplicates}. Fingerprint <code>{manifest.fingerprint}</code></p>"

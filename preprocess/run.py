@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medcoss import atomic
-from medcoss.contracts import MedcossError, UsageError
+from medcoss.contracts import SPLITS, MedcossError, UsageError
 from medcoss.shards import Manifest, canonical_json, hash_settings, read_manifest
 from preprocess.assemble import Assembly, assemble
 from preprocess.conversion import InputFile, Modality, Outcome, Status, Unit
@@ -304,4 +304,5 @@ def _result(
 
 
 def _splits(manifest: Manifest) -> dict[str, dict[str, int]]:
-    return {name: {"samples": e.samples, "subjects": e.subjects} for name, e in manifest.splits.items()}
+    entries = ((name, manifest.splits[name]) for name in SPLITS)
+    return {name: {"samples": entry.samples, "subjects": entry.subjects} for name, entry in entries}
