@@ -108,11 +108,12 @@ class _Pixels:
             raise failed("truncated_pixels", f"{len(values)} frames, expected {frame.number + 1} or more")
         return np.asarray(values[frame.number])
 
-    def used(self, frame: Frame) -> None:
-        """Forget a frame that will not be asked for again; frames of one file stay until the unit ends."""
-        values = self._decoded.get(frame.file.relative)
-        if not isinstance(values, Refusal) and values is not None and len(values) == 1:
-            del self._decoded[frame.file.relative]
+    def forget(self, frames: Iterable[Frame]) -> None:
+        """Drop the values of frames not asked for again; those of a multi-frame file stay until the unit ends."""
+        for frame in frames:
+            values = self._decoded.get(frame.file.relative)
+            if values is not None and not isinstance(values, Refusal) and len(values) == 1:
+                del self._decoded[frame.file.relative]
 
 
 def _decoded(file: InputFile, max_pixels: int) -> Array | Refusal:
@@ -215,35 +216,48 @@ def _assemble(
     frames: Sequence[Frame], pixels: _Pixels, reading: Reading, padding_becomes: float | None
 ) -> tuple[Volume, list[Frame]]:
     """One volume from slices of one orientation. Refused: `too_few_slices`, `gap`, `variable_spacing`, ..."""
-    slices = _single_positions(_readable(frames, pixels, reading), pixels, reading)
-    slices.sort(key=lambda frame: frame.depth)
+    places = _by_position(frames)
+    values: Array = np.empty(0, np.int16)
+    slices: list[Frame] = []
+    # Each slice is decoded into its place and forgotten, so a long series takes the memory of its volume.
+    for copies in places:
+        readable = _readable(copies, pixels, reading)
+        if not readable:
+            continue
+        chosen = readable[0] if len(readable) == 1 else _best(readable, pixels)
+        others = [frame for frame in readable if frame.file != chosen.file]
+        reading.refuse(others, skipped("duplicate_position", f"{len(readable)} slices at one position"))
+        rescaled = _rescaled(pixels.of(chosen), chosen, padding_becomes)
+        if not slices:
+            values = np.empty((len(places), *rescaled.shape), rescaled.dtype)
+        elif rescaled.dtype == np.float32 and values.dtype == np.int16:
+            values = values.astype(np.float32)
+        values[len(slices)] = rescaled
+        slices.append(chosen)
+        pixels.forget(readable)
     if len(slices) < MIN_SLICES:
         raise skipped("too_few_slices", f"{len(slices)} of {MIN_SLICES} needed")
-    step = _slice_step(slices)
+    values = values[: len(slices)]
+    if values.dtype == np.float32 and not np.isfinite(values).all():
+        raise failed("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
     first = slices[0]
     affine = np.eye(4)
-    affine[:3, 0] = step
+    affine[:3, 0] = _slice_step(slices)
     affine[:3, 1] = first.along_column * first.spacing[0]
     affine[:3, 2] = first.along_row * first.spacing[1]
     affine[:3, 3] = first.position
-    values = _stack(slices, pixels, padding_becomes)
     return to_lps(values, affine), slices
 
 
-def _single_positions(frames: Iterable[Frame], pixels: _Pixels, reading: Reading) -> list[Frame]:
-    kept: list[list[Frame]] = []
+def _by_position(frames: Iterable[Frame]) -> list[list[Frame]]:
+    """Slices in rising order along the normal, those at one position together."""
+    places: list[list[Frame]] = []
     for frame in sorted(frames, key=lambda frame: (frame.depth, frame.file.relative, frame.number)):
-        if kept and frame.depth - kept[-1][0].depth < _SAME_POSITION_MM:
-            kept[-1].append(frame)
+        if places and frame.depth - places[-1][0].depth < _SAME_POSITION_MM:
+            places[-1].append(frame)
         else:
-            kept.append([frame])
-    chosen = []
-    for copies in kept:
-        best = copies[0] if len(copies) == 1 else _best(copies, pixels)
-        chosen.append(best)
-        others = [frame for frame in copies if frame.file != best.file]
-        reading.refuse(others, skipped("duplicate_position", f"{len(copies)} slices at one position"))
-    return chosen
+            places.append([frame])
+    return places
 
 
 def _slice_step(slices: Sequence[Frame]) -> Array:
@@ -269,31 +283,18 @@ def _slice_step(slices: Sequence[Frame]) -> Array:
     return step
 
 
-def _stack(slices: Sequence[Frame], pixels: _Pixels, padding_becomes: float | None) -> Array:
-    """Rescaled values (slices, rows, columns): int16 where slope and intercept are whole and all fit, else float32."""
-    whole = pixels.of(slices[0]).dtype.kind in "iu" and all(_is_small(frame.slope, frame.intercept) for frame in slices)
-    rows, columns = pixels.of(slices[0]).shape
-    values: Array = np.empty((len(slices), rows, columns), np.int16 if whole else np.float32)
-    for number, frame in enumerate(slices):
-        stored = pixels.of(frame)
-        scaled: Array
-        if whole:
-            scaled = stored.astype(np.int64 if stored.dtype.itemsize > 2 else np.int32) * int(frame.slope) + int(
-                frame.intercept
-            )
-            if values.dtype == np.int16 and (scaled.min() < -(1 << 15) or scaled.max() >= 1 << 15):
-                values = values.astype(np.float32)
-        else:
-            scaled = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
-        if padding_becomes is not None and frame.padding is not None:
-            scaled[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = padding_becomes
-        values[number] = scaled
-        pixels.used(frame)
-    if values.dtype == np.float32 and not np.isfinite(values).all():
-        raise failed("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
-    return values
-
-
-def _is_small(slope: float, intercept: float) -> bool:
-    """Whether 16-bit values rescaled by these are whole numbers that fit 32 bits."""
-    return slope.is_integer() and intercept.is_integer() and abs(slope) < 1 << 14 and abs(intercept) < 1 << 30
+def _rescaled(stored: Array, frame: Frame, padding_becomes: float | None) -> Array:
+    """Real values of one slice: int16 where slope and intercept are whole and all values fit, else float32."""
+    scaled: Array
+    small = abs(frame.slope) < 1 << 14 and abs(frame.intercept) < 1 << 30
+    if stored.dtype.kind in "iu" and small and frame.slope.is_integer() and frame.intercept.is_integer():
+        wide = np.int64 if stored.dtype.itemsize > 2 else np.int32
+        scaled = stored.astype(wide) * int(frame.slope) + int(frame.intercept)
+    else:
+        scaled = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+    if padding_becomes is not None and frame.padding is not None:
+        scaled[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = padding_becomes
+    if scaled.dtype.kind == "f":
+        return scaled
+    fits = scaled.min() >= -(1 << 15) and scaled.max() < 1 << 15
+    return scaled.astype(np.int16 if fits else np.float32)
