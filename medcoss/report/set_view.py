@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from medcoss.shards.reader import ShardSet, Split
 
 _MOST_CLASSES = 20
 _LENGTH = "bytes a sample"
+_CONVERSION = "statistics.json"
+"""File of a converted set with figures of its making, such as the part of texts that was cut."""
 
 
 def describe(shard_set: ShardSet, split: str, records: int) -> dict[str, Any]:
@@ -67,11 +70,13 @@ def content(data: bytes | np.ndarray[Any, Any]) -> str:
 def statistics(shard_set: ShardSet, advance: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Per split: samples, subjects, bytes, how often each label occurs, and the spread of every number in `geometry`.
 
-    Reads every record, no data. `advance` is called with 1 for each. Raises `MedcossError` for damaged records.
+    With the figures the conversion left in the set, if any. Reads every record, no data; `advance` is called with 1 for
+    each. Raises `MedcossError` for damaged records.
     """
     return {
         "name": shard_set.manifest.name,
         "kind": str(shard_set.manifest.kind),
+        "conversion": json.loads(shard_set.file(_CONVERSION)) if _CONVERSION in shard_set.manifest.files else {},
         "splits": {name: _split_statistics(shard_set, name, advance) for name in shard_set.manifest.splits},
     }
 

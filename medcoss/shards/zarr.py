@@ -34,6 +34,8 @@ _CRC_BYTES = 4
 _ABSENT = (1 << 64) - 1
 """Offset and size of a chunk that a shard does not hold (the last shard is rarely full)."""
 _LEVEL = 3
+_STRINGS_A_CHUNK = 1 << 14
+"""Keys or records in one file: they are read as a whole, so few files are better."""
 
 
 def group_name(split: str) -> str:
@@ -64,7 +66,7 @@ def write(
         shards.append(
             _write_shard(directory, name, islice(_noted(samples, keys, records), shard_size), spec, shard_size)
         )
-    _write_strings(group, shard_size, key=keys, meta=records)
+    _write_strings(group, key=keys, meta=records)
     listed = {shard.file for shard in shards}
     others = sorted(path for path in group.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in others]
@@ -104,11 +106,12 @@ def _create_volume(group: Path, spec: ModalitySpec, count: int, shard_size: int)
     )
 
 
-def _write_strings(group: Path, chunk: int, **columns: list[str]) -> None:
+def _write_strings(group: Path, **columns: list[str]) -> None:
     import zarr
 
     opened = zarr.open_group(group, mode="r+")
     for name, values in columns.items():
+        chunk = min(len(values), _STRINGS_A_CHUNK)
         array = opened.create_array(name, shape=(len(values),), dtype=str, chunks=(chunk,), dimension_names=("sample",))
         array[:] = np.array(values, dtype=np.dtypes.StringDType())
 
