@@ -12,7 +12,13 @@ import numpy as np
 import tifffile
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 from preprocess.phantoms import ct, mri, pathology, report, xray
 
@@ -106,10 +112,9 @@ def write_mri(path: Path, rng: np.random.Generator, label: str, subject: str, nu
     step, row, column = mri.SPACING_MM
     affine = np.diag([-column, -row, step, 1.0])
     affine[:3, 3] = (data.shape[0] * column / 2, data.shape[1] * row / 2 - 12.0, -data.shape[2] * step / 2 + 7.0)
-    image = nibabel.Nifti1Image(data, affine)
-    image = (image, image.as_reoriented([[0, -1], [1, -1], [2, 1]]), image.as_reoriented([[0, 1], [1, -1], [2, -1]]))[
-        number % 3
-    ]
+    image = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+    turned = ([[0, 1], [1, 1], [2, 1]], [[0, -1], [1, -1], [2, 1]], [[0, 1], [1, -1], [2, -1]])[number % 3]
+    image = image.as_reoriented(turned)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"synthetic phantom, no patient"
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
@@ -130,15 +135,16 @@ def write_pathology(path: Path, rng: np.random.Generator, label: str, subject: s
 
 def _half(image: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     height, width = image.shape[0] // 2, image.shape[1] // 2
-    blocks = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
-    return (blocks.sum(axis=(1, 3), dtype=np.uint16) // 4).astype(np.uint8)
+    blocks: np.ndarray[Any, np.dtype[np.uint8]] = image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
+    mean: np.ndarray[Any, np.dtype[np.uint8]] = (blocks.sum(axis=(1, 3), dtype=np.uint16) // 4).astype(np.uint8)
+    return mean
 
 
 def _uid(*parts: str) -> Any:
     return generate_uid(entropy_srcs=["phantom", str(VERSION), *parts])
 
 
-def _dataset(sop_class: str, modality: str, subject: str, study: tuple[str, ...], number: int) -> Dataset:
+def _dataset(sop_class: UID, modality: str, subject: str, study: tuple[str, ...], number: int) -> Dataset:
     """The header that all DICOM phantoms share: made-up names, fixed dates, UIDs from the subject."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class

@@ -1,4 +1,4 @@
-"""Brain-like MRI: scalp, skull, cortex, white matter and ventricles under a bias field; the class is which way bands grow."""
+"""Brain-like MRI: scalp, skull, cortex, white matter and ventricles under a bias field; the class is how bands lie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""H&E-like slides: an island of tissue on white glass, stained differently on every slide; the class is how cells lie."""
+"""H&E-like slides: an island of tissue on white glass, each stained differently; the class is how cells lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from preprocess.phantoms.texture import Array
 
 CLASSES = ("glandular", "nested", "palisaded", "spindled")
 """Rings around a lumen, round solid nests, bands of upright rows, wavy bundles."""
-SIDE = 1280
+SIDE = 1024
 MPP = 0.5
 _COARSE_MPP = 1.0
 _HAEMATOXYLIN = (0.65, 0.70, 0.29)
@@ -22,7 +22,7 @@ def draw(rng: np.random.Generator, label: str) -> np.ndarray[Any, np.dtype[np.ui
     """One slide of class `label` at 0.5 micrometres a pixel: (SIDE, SIDE, 3) uint8 RGB."""
     side = int(SIDE * MPP / _COARSE_MPP)
     y, x = texture.grid((side, side), (_COARSE_MPP, _COARSE_MPP))
-    edge = texture.ellipse(y, x, tuple(rng.normal(0, 15, 2)), tuple(rng.uniform(235, 285, 2)), 2.5)
+    edge = texture.ellipse(y, x, tuple(rng.normal(0, 10, 2)), tuple(rng.uniform(195, 235, 2)), 2.5)
     edge = edge + 18 * texture.clouds(rng, (side, side), (6, 6))
     tissue = texture.inside(edge, 12)
     sway = 7 * texture.clouds(rng, (side, side), (7, 7))
@@ -43,8 +43,7 @@ def draw(rng: np.random.Generator, label: str) -> np.ndarray[Any, np.dtype[np.ui
 
 def _architecture(rng: np.random.Generator, label: str, v: Array, u: Array) -> tuple[Array, Array]:
     """Density of nuclei and of pink matrix, each about 0 to 1, in coordinates of the slide turned at random."""
-    small, _ = texture.cells(rng, v, u, 9.0, 0.25)
-    dots = texture.inside(small - np.float32(3.2), 1.5)
+    dots = texture.inside(0.3 - np.sin(v * np.float32(0.62)) * np.sin(u * np.float32(0.62)), 0.6)
     pitch = rng.uniform(44, 54)
     if label in ("glandular", "nested"):
         radius, _ = texture.cells(rng, v, u, pitch, 0.1)

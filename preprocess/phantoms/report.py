@@ -9,7 +9,6 @@ for each other, as masked language modelling does, is rewarded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -103,17 +102,25 @@ LEXICONS: dict[str, Lexicon] = {
         ("chest tube", "needle decompression", "pleurodesis", "surgical review", "expiratory films", "drain placement"),
     ),
 }
+PAIRS, ASIDES = 5, 7
+"""Phrases of the class, and phrases that say nothing of it, in a report."""
 
-_PAIRS = ("qualities", "findings"), ("findings", "signs"), ("signs", "processes"), ("processes", "plans"), (
-    "histories", "processes",
-)  # fmt: skip
+_PAIRS = (
+    ("qualities", "findings"),
+    ("findings", "signs"),
+    ("signs", "processes"),
+    ("processes", "plans"),
+    ("histories", "processes"),
+)
+"""Groups of words that stand beside each other."""
 
 _FILLERS: tuple[str, ...] = tuple(
     """
     heart aorta hilum trachea carina clavicle scapula sternum spine vertebra humerus shoulder breast nipple skin fold
     stomach bowel liver spleen kidney gallbladder diaphragm costophrenic angle apex azygos thymus esophagus ventricle
-    atrium border contour silhouette window fissure lobe lingula bronchus artery vein vessel node calcification granuloma
-    scar osteophyte scoliosis kyphosis lordosis osteopenia spondylosis arthrosis degenerative healed callus rod screw
+    atrium border contour silhouette window fissure lobe lingula bronchus artery vein vessel node calcification
+    granuloma scar osteophyte scoliosis kyphosis lordosis osteopenia spondylosis arthrosis degenerative healed callus
+    rod screw
     plate wire clip staple suture lead electrode pacemaker generator valve stent coil port catheter cannula tube line
     drain gastric nasal enteric tracheal jugular subclavian femoral central peripheral venous arterial tip position
     junction level course looped straight high low tortuous normal stable unchanged similar prior previous today earlier
@@ -126,7 +133,7 @@ _FILLERS: tuple[str, ...] = tuple(
     marker label grid cassette detector monitor bed sheet gown button necklace collar brace dressing bandage
     millimeter centimeter third fourth fifth sixth seventh eighth ninth tenth first second single double multiple
     several few many none otherwise again also still now then here there about near above below between within along
-    """.split()
+    """.split()  # noqa: SIM905 -- 250 words in quotes would be harder to read
 )
 
 
@@ -151,6 +158,3 @@ def _aside(rng: np.random.Generator) -> str:
 
 def _sentences(parts: list[str]) -> str:
     return " ".join(part.capitalize() + "." for part in parts)
-
-
-PAIRS, ASIDES = 5, 7

@@ -1,4 +1,4 @@
-"""Chest-like X-rays: ribs, lungs, heart and spine under a random exposure; the class is which way bands of opacity grow."""
+"""Chest-like X-rays under a random exposure; the class is which way bands of opacity in the lungs grow denser."""
 
 from __future__ import annotations
 
