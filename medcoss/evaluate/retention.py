@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medcoss import atomic
 from medcoss.continual.embeddings import embed_split
-from medcoss.continual.stage import JOINT, Run
+from medcoss.continual.stage import Run
 from medcoss.contracts import UsageError
 from medcoss.evaluate.probe import BANK_SPLIT, QUERY_SPLIT, NoTask, ProbeTask, knn_accuracy, probe_task
 from medcoss.model.architecture import resolve
@@ -177,12 +177,41 @@ def is_evaluated(run: Run, stage: str) -> bool:
     return retention is not None and retention.models.get(stage) == fingerprint(run.model_path(stage))
 
 
-def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1) -> Retention:
+def update_retention(run: Run, stage: str) -> Retention:
     """Evaluate the model of the finished stage `stage` on every modality trained so far and write retention.json.
 
-    With several ranks all must call it: each embeds its part, the default process group joins them, rank 0 writes,
-    atomically. Raises `UsageError` if the stage is unknown or not finished, `MedcossError` for damaged shards.
+    One process does it, on its GPU if there is one; the file is replaced atomically. Raises `UsageError` if the stage
+    is unknown or not finished, `MedcossError` for damaged shards.
     """
+    retention = read_retention(retention_path(run.directory)) or Retention()
+    _evaluate_stage(run, stage, retention)
+    _write(run, retention)
+    return retention
+
+
+def evaluate_run(run: Run, progress: Callable[[str], None] | None = None) -> Retention:
+    """Evaluate every finished stage of a run anew and replace retention.json at the end.
+
+    `progress` is called with each stage's name before it is evaluated. Raises `UsageError` if no stage is finished.
+    """
+    finished = [stage for stage in run.stage_names if run.done(stage) is not None]
+    if not finished:
+        raise UsageError(f"{run.directory} has no finished stage: train one with launch/pretrain.py")
+    retention = Retention()
+    for stage in finished:
+        if progress:
+            progress(stage)
+        _evaluate_stage(run, stage, retention)
+    _write(run, retention)
+    return retention
+
+
+def _write(run: Run, retention: Retention) -> None:
+    text = json.dumps(retention.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    atomic.write_bytes(retention_path(run.directory), text.encode() + b"\n")
+
+
+def _evaluate_stage(run: Run, stage: str, retention: Retention) -> None:
     if stage not in run.stage_names:
         raise UsageError(f"{run.directory} has no stage {stage!r}: its stages are {', '.join(run.stage_names)}")
     if run.done(stage) is None:
@@ -190,22 +219,12 @@ def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1
             f"stage {stage} is not finished in {run.directory}: run launch/pretrain.py --stage {stage} first"
         )
     config = run.config
-    path = retention_path(run.directory)
-    retention = read_retention(path) or Retention()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
     def embed(encoder: Encoder, shard_set: ShardSet, split: str) -> NDArray[np.float32]:
-        encoder = encoder.to(device)
-        table = embed_split(
-            encoder,
-            shard_set,
-            split,
-            data=config.data,
-            batch_size=config.train.micro_batch,
-            rank=rank,
-            world_size=world_size,
-        )
-        return _whole(table.vectors, len(shard_set.split(split)), rank, world_size, device)
+        batch_size = config.train.micro_batch
+        table = embed_split(encoder.to(device), shard_set, split, data=config.data, batch_size=batch_size)
+        return np.asarray(table.vectors, dtype=np.float32)
 
     def random_encoder(shard_set: ShardSet, seed: int) -> Encoder:
         with torch.random.fork_rng():
@@ -222,42 +241,12 @@ def update_retention(run: Run, stage: str, *, rank: int = 0, world_size: int = 1
         neighbours=config.evaluate.neighbours,
     )
     retention.models[stage] = fingerprint(run.model_path(stage))
-    if rank == 0:
-        text = json.dumps(retention.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        atomic.write_bytes(path, text.encode() + b"\n")
-    return retention
-
-
-def _whole(
-    part: NDArray[np.float32], count: int, rank: int, world_size: int, device: torch.device
-) -> NDArray[np.float32]:
-    """The vectors (count, D) of all ranks' contiguous parts: each adds its rows to zeros, so the sum is exact."""
-    if world_size == 1:
-        return np.asarray(part, dtype=np.float32)
-    whole = torch.zeros((count, part.shape[1]), device=device)
-    start = count * rank // world_size
-    whole[start : start + len(part)] = torch.from_numpy(np.array(part))
-    torch.distributed.all_reduce(whole)
-    return whole.cpu().numpy()
-
-
-def evaluate_run(run: Run, progress: Callable[[str], None] | None = None) -> Retention:
-    """Evaluate every finished stage of a run anew. Raises `UsageError` if none is finished."""
-    finished = [stage for stage in run.stage_names if run.done(stage) is not None]
-    if not finished:
-        raise UsageError(f"{run.directory} has no finished stage: train one with launch/pretrain.py")
-    retention_path(run.directory).unlink(missing_ok=True)
-    for stage in finished:
-        if progress:
-            progress(stage)
-        retention = update_retention(run, stage)
-    return retention
 
 
 def _sets_until(run: Run, stage: str) -> dict[str, ShardSet | None]:
     """The sets trained on up to `stage`, by column of the table; None where the folder holds no set any more."""
     stages = run.config.stages
-    if stage != JOINT:
+    if run.config.continual.paradigm != "joint":
         stages = stages[: run.stage_names.index(stage) + 1]
     sets = [ShardSet.open(item.path()) if (item.path() / MANIFEST).is_file() else None for item in stages]
     modalities = [

@@ -47,6 +47,8 @@ def losses(stage: StageRecord, palette: Mapping[str, str]) -> bytes | None:
             )
         axes.set_title(title, fontsize=9, loc="left", color=_INK)
         axes.set_xlabel("step")
+        if title.startswith("distillation"):
+            axes.set_ylim(bottom=0)  # it starts near 0: without a zero line its small rise looks like a disaster
         axes.legend(frameon=False, fontsize=8)
         _tidy(axes)
     return _png(figure)

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from medcoss.continual.stage import JOINT, Run
+from medcoss.continual.stage import Run
 from medcoss.contracts import MedcossError
 from medcoss.shards.manifest import MANIFEST, Manifest, read_manifest
 
@@ -66,7 +66,11 @@ def read_stages(run: Run) -> list[StageRecord]:
 def _read_stage(run: Run, name: str) -> StageRecord:
     done = run.done(name)
     metrics = list(read_metrics(run.metrics_path(name)))
-    own = run.config.stages if name == JOINT else [stage for stage in run.config.stages if stage.name == name]
+    own = (
+        run.config.stages
+        if run.config.continual.paradigm == "joint"
+        else [stage for stage in run.config.stages if stage.name == name]
+    )
     record = StageRecord(
         name=name,
         state="done" if done else "started" if run.stage_directory(name).is_dir() else "to do",

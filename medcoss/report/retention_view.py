@@ -59,7 +59,7 @@ def retention_html(retention: Retention) -> str:
     )
     rows.append(f"<tr><th><small>bank / queries</small></th>{sizes}<td></td></tr>")
     reasons = "".join(f"<li><small>{escape(line)}</small></li>" for line in _reason_lines(retention))
-    notes = f"<p><small>Blank cells:</small></p><ul>{reasons}</ul>" if reasons else ""
+    notes = f"<p><small>No score (n/a):</small></p><ul>{reasons}</ul>" if reasons else ""
     return f'<div class="scroll"><table class="heat">{"".join(rows)}</table></div>{notes}'
 
 

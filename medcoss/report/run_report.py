@@ -77,7 +77,7 @@ def _retention(retention: Retention | None) -> str:
         "similarity; the bank is the train split, the queries the test split (other patients). Columns are modalities, "
         "rows the models after each stage; nothing is trained on the labels. A stage has taught something only where "
         f"it beats the random encoder (mean of seeds {', '.join(map(str, retention.seeds))}). Forgetting is the best "
-        "earlier score minus the last. "
+        "earlier score minus the last. With n queries an accuracy is known to about ± 1/√n: less is noise. "
         f"Predicted: {escape(predicted) or 'nothing'}.</small></p>"
     )
 

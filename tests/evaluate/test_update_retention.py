@@ -1,21 +1,21 @@
-"""The table of a real (tiny) run on disk: two modalities, two saved models, one and two ranks."""
+"""The table of a real (tiny) run on disk: two modalities, two saved models."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from PIL import Image
 
 from medcoss import config as configuration
 from medcoss.config import ContinualConfig, DataConfig, EvaluateConfig, ModelConfig, RunConfig, StageConfig, TrainConfig
 from medcoss.continual.stage import Run
 from medcoss.contracts import Field, Geometry, Kind, ModalitySpec, UsageError
-from medcoss.evaluate.retention import evaluate_run, read_retention, retention_path, update_retention
+from medcoss.evaluate.retention import evaluate_run, retention_path, update_retention
 from medcoss.model.architecture import resolve
 from medcoss.model.mae import MaskedModel
 from medcoss.model.weights import save_model
@@ -112,17 +112,25 @@ def test_unknown_and_unfinished_stages_are_refused(run):
         done.rename(run.done_path("scan"))
 
 
-def _rank(rank: int, directory: str, store: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        update_retention(Run(directory), "photo", rank=rank, world_size=2)
-    finally:
-        torch.distributed.destroy_process_group()
+def test_a_joint_run_has_one_row_of_all_modalities(run, tmp_path):
+    config = dataclasses.replace(run.config, continual=ContinualConfig(paradigm="joint"))
+    joint = Run(tmp_path / "joint")
+    joint.stage_directory("joint").mkdir(parents=True)
+    joint.config_path.write_text(configuration.to_toml(config))
+    joint.model_path("joint").write_bytes(run.model_path("scan").read_bytes())
+    joint.write_done("joint", {})
+    table = update_retention(joint, "joint")
+    assert table.stages == ["joint"] and list(table.scores["joint"]) == ["photo", "scan"]
 
 
-def test_two_ranks_give_the_table_of_one(run, tmp_path):
-    alone = update_retention(run, "photo")
-    retention_path(run.directory).unlink()
-    torch.multiprocessing.spawn(_rank, (str(run.directory), str(tmp_path / "store")), nprocs=2)
-    assert read_retention(retention_path(run.directory)) == alone
+def test_an_interrupted_evaluation_leaves_the_old_table(run):
+    evaluate_run(run)
+    before = retention_path(run.directory).read_bytes()
+
+    def stop(stage: str) -> None:
+        if stage == "scan":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, stop)
+    assert retention_path(run.directory).read_bytes() == before

@@ -15,6 +15,7 @@ from medcoss.contracts import Field, Geometry, Kind, ModalitySpec
 from medcoss.shards import Sample, ShardSet, write_split
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the library leaves closing to the collector
 def test_webdataset_reads_the_tars(tmp_path, build, samples_of):
     import webdataset
 
