@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ def run(job: Job) -> Result:
             return done
     else:
         _check_out(job)
+    _check_begun(job)
+    _say(job, f"looking through {len(found)} files")
     outcomes, units = _discover(job, modality, found)
     if job.dry_run:
         return _dry_result(outcomes, units, found)
@@ -120,6 +123,7 @@ def run(job: Job) -> Result:
         if not assembly.samples:
             write_private(private, files)
             _refuse_empty(job, assembly)
+        _say(job, f"writing {assembly.samples} samples to shards")
         manifest, told = publish(
             modality, assembly, staging, job.out, job.settings, salt_id=job.salt.id, shard_size=job.shard_size,
             with_qc=job.qc,
@@ -128,6 +132,10 @@ def run(job: Job) -> Result:
         write_private(private, files)
         shutil.rmtree(staging)
     return _result(manifest, assembly, files, defects, told)
+
+
+def _say(job: Job, text: str) -> None:
+    print(f"{job.name}: {text}", file=sys.stderr, flush=True)
 
 
 def unit_id(salt: Salt, unit: Unit) -> str:
@@ -179,20 +187,28 @@ def _check_out(job: Job) -> None:
         raise UsageError(f"{job.out} is a file: name a folder with --out")
 
 
+def _check_begun(job: Job) -> None:
+    """Raise `UsageError` if an interrupted run of other settings has staged units."""
+    begun = job.out / STAGING / _BEGUN
+    if not begun.exists():
+        return
+    found = json.loads(begun.read_bytes())
+    if canonical_json(found) != canonical_json(_begun_with(job)):
+        what = _difference(found["settings"], job.settings) if found["salt_id"] == job.salt.id else "another salt"
+        raise UsageError(f"{job.out} was begun with {what}: repeat that command, or delete {begun.parent} first")
+
+
 def _begin(job: Job) -> Path:
-    """The staging folder, kept from an interrupted run of the same settings. Raises `UsageError` for other ones."""
+    """The staging folder, kept from an interrupted run of the same settings."""
     staging = job.out / STAGING
-    begun = staging / _BEGUN
-    wanted = {"settings": job.settings, "salt_id": job.salt.id}
     staging.mkdir(parents=True, exist_ok=True)
-    if begun.exists():
-        found = json.loads(begun.read_bytes())
-        if canonical_json(found) != canonical_json(wanted):
-            what = _difference(found["settings"], job.settings) if found["salt_id"] == job.salt.id else "another salt"
-            raise UsageError(f"{job.out} was begun with {what}: repeat that command, or delete {staging} first")
-    else:
-        atomic.write_bytes(begun, canonical_json(wanted))
+    if not (staging / _BEGUN).exists():
+        atomic.write_bytes(staging / _BEGUN, canonical_json(_begun_with(job)))
     return staging
+
+
+def _begun_with(job: Job) -> dict[str, Any]:
+    return {"settings": job.settings, "salt_id": job.salt.id}
 
 
 @contextmanager
