@@ -143,6 +143,8 @@ class Engine:
         settings = _settings(config, world, micro_batch, accumulation, self._count())
         self._engine = _initialize(module, optimizer, settings, world)
         self._optimizer = optimizer
+        if config.zero_stage == 3:
+            self._gather_tables(module, groups)
         optimizer.ensure_state([flat for flat, _ in self._flat()])
         link = getattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
         if link is not None:
@@ -216,6 +218,18 @@ class Engine:
         with deepspeed.zero.GatheredParameters(list(self._names.values())):
             yield
 
+    def _gather_tables(self, module: nn.Module, groups: Groups) -> None:
+        """Have ZeRO 3 gather what is used outside its own module's `forward` for the whole of `module`'s.
+
+        DeepSpeed gathers a parameter when its module is called. Positions, [CLS], patch projections are used without
+        that; only the encoder's blocks, which are most of the weights, are left to be gathered one by one.
+        """
+        import deepspeed
+
+        for group, members in groups.items():
+            for _, parameter in members if group != "shared" else ():
+                deepspeed.zero.register_external_parameter(module, parameter)
+
     def _count(self) -> int:
         return sum(parameter.numel() for parameter in self._names.values())
 
@@ -277,6 +291,8 @@ def _settings(
     zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": bucket}
     if config.zero_stage in (1, 2):
         zero["allgather_bucket_size"] = bucket
+    if config.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = 10_000  # norms and biases are not worth scattering
     return {
         "train_batch_size": micro_batch * accumulation * world.size,
         "train_micro_batch_size_per_gpu": micro_batch,
