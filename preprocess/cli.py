@@ -17,7 +17,7 @@ from medcoss.contracts import MedcossError, UsageError
 
 if TYPE_CHECKING:
     from preprocess.conversion import Modality
-    from preprocess.run import Job, Result
+    from preprocess.job import Job, Result
 
 _MODALITIES = Path(__file__).parent / "modalities"
 _PHANTOMS = "preprocess.phantoms.command"
@@ -132,7 +132,7 @@ def _tolerance(text: str) -> int | float:
 def make_job(arguments: argparse.Namespace) -> Job:
     """The job that a command line describes. Raises `UsageError` for values and tables that do not fit."""
     from preprocess import labels, split
-    from preprocess.run import Job
+    from preprocess.job import Job
 
     name = arguments.command
     module = f"preprocess.modalities.{name}"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from preprocess.job import Job
 from preprocess.labels import Labels
-from preprocess.run import Job
 from preprocess.split import Salt, Subjects, parse_fractions
 
 _TOY = """

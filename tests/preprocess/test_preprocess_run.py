@@ -17,7 +17,8 @@ import pytest
 
 from medcoss.contracts import MedcossError, UsageError
 from medcoss.shards import ShardSet, verify
-from preprocess.run import Job, run
+from preprocess.job import Job
+from preprocess.run import run
 
 MakeJob = Callable[..., Job]
 Tree = Callable[[Path], dict[str, bytes]]
