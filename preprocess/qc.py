@@ -107,6 +107,8 @@ def _histogram(name: str, values: Sequence[float]) -> bytes:
 
     array = np.asarray(values, dtype=np.float64)
     array = array[np.isfinite(array)]
+    if array.size and np.ptp(array) <= 1e-9 * np.max(np.abs(array)):
+        array[:] = array[0]  # rounding noise alone cannot be cut into bins
     figure = Figure(figsize=(4.4, 2.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
