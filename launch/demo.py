@@ -57,7 +57,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def launcher_options(processes: int) -> list[str]:
-    """DeepSpeed's options for this machine: its GPUs, or `processes` ranks on the CPU."""
+    """DeepSpeed's options for this machine: all its GPUs, or `processes` ranks on the CPU."""
+    if not Path("/proc/driver/nvidia/version").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # unsaid, DeepSpeed finds the same but warns about it
     return ["-q", "--num_accelerators", str(processes)] if os.environ.get("DS_ACCELERATOR") == "cpu" else ["-q"]
 
 

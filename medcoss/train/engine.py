@@ -287,7 +287,7 @@ def _decays(parameter: nn.Parameter) -> bool:
 def _settings(
     config: TrainConfig, world: World, micro_batch: int, accumulation: int, parameters: int
 ) -> dict[str, Any]:
-    bucket = min(max(parameters, 1), 50_000_000)
+    bucket = min(parameters + parameters % 2, 50_000_000)  # ZeRO 1 and 2 want an even number
     zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": bucket}
     if config.zero_stage in (1, 2):
         zero["allgather_bucket_size"] = bucket
