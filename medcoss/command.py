@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn, TextIO
 
@@ -70,9 +71,13 @@ def report_error(message: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print `text` on stderr, on rank 0 only: what is going on, as opposed to results on stdout."""
+    """Print `text` on stderr, on rank 0 only: what is going on, as opposed to results on stdout.
+
+    A terminal that was closed or a reader that went away must not end hours of work: then nothing is printed.
+    """
     if is_rank_zero():
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def is_rank_zero() -> bool:

@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -173,7 +174,9 @@ class Display:
             f"stage {self._stage}: step {step}/{self._total}, loss {losses}, "
             f"{records[0]['samples_per_s']:.0f} samples/s, {int(left // 60)}:{int(left % 60):02d} left"
         )
-        if self._terminal:
-            print(f"\r\x1b[K{text}", end="\n" if finished else "", file=self._stream, flush=True)
-        else:
-            print(text, file=self._stream, flush=True)
+        # A terminal that was closed must not end the training.
+        with suppress(OSError):
+            if self._terminal:
+                print(f"\r\x1b[K{text}", end="\n" if finished else "", file=self._stream, flush=True)
+            else:
+                print(text, file=self._stream, flush=True)
