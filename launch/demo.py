@@ -1,4 +1,4 @@
-"""The whole path, raw files to report, by running the other commands as anyone could type them: python launch/demo.py"""
+"""The whole path, raw files to report, by running the other commands as anyone could: python launch/demo.py"""
 
 from __future__ import annotations
 
