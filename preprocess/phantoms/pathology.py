@@ -9,12 +9,12 @@ import numpy as np
 from preprocess.phantoms import texture
 from preprocess.phantoms.texture import Array
 
-CLASSES = ("glandular", "nested", "palisaded", "spindled")
-"""Rings around a lumen, round solid nests, bands of upright rows, wavy bundles."""
+CLASSES = ("diffuse", "glandular", "solid", "spindled")
+"""Broad cords, rings around a lumen, single round nuclei, bundles of spindles."""
 SIDE = 1024
 MPP = 0.5
 _COARSE_MPP = 1.0
-_HAEMATOXYLIN = (0.65, 0.70, 0.29)
+_HAEMATOXYLIN = (0.75, 0.78, 0.45)
 _EOSIN = (0.10, 0.95, 0.30)
 
 
@@ -31,9 +31,9 @@ def draw(rng: np.random.Generator, label: str) -> np.ndarray[Any, np.dtype[np.ui
     thickness = rng.uniform(0.55, 1.35) * np.exp(0.18 * texture.clouds(rng, (side, side), (4, 4)))
     grain = texture.clouds(rng, (side, side), (150, 150))
     haematoxylin = thickness * (0.12 + rng.uniform(0.55, 0.9) * nuclei) * (1 + 0.12 * grain)
-    eosin = thickness * (0.1 + rng.uniform(0.25, 0.5) * matrix) * (1 + 0.08 * grain)
+    eosin = thickness * (0.1 + rng.uniform(0.12, 0.3) * matrix) * (1 + 0.08 * grain)
     density = np.stack([
-        haematoxylin * np.float32(h * rng.uniform(0.85, 1.15)) + eosin * np.float32(e * rng.uniform(0.8, 1.2))
+        haematoxylin * np.float32(h * rng.uniform(0.95, 1.05)) + eosin * np.float32(e * rng.uniform(0.9, 1.1))
         for h, e in zip(_HAEMATOXYLIN, _EOSIN, strict=True)
     ], axis=-1)  # fmt: skip
     white = rng.uniform(238, 248)
@@ -43,22 +43,20 @@ def draw(rng: np.random.Generator, label: str) -> np.ndarray[Any, np.dtype[np.ui
 
 def _architecture(rng: np.random.Generator, label: str, v: Array, u: Array) -> tuple[Array, Array]:
     """Density of nuclei and of pink matrix, each about 0 to 1, in coordinates of the slide turned at random."""
-    dots = texture.inside(0.3 - np.sin(v * np.float32(0.62)) * np.sin(u * np.float32(0.62)), 0.6)
-    pitch = rng.uniform(44, 54)
-    if label in ("glandular", "nested"):
+    if label == "glandular":
+        pitch = rng.uniform(62, 76)
         radius, _ = texture.cells(rng, v, u, pitch, 0.1)
-        if label == "glandular":
-            ring = texture.inside(np.abs(radius - np.float32(0.33 * pitch)) - np.float32(4.5), 3)
-            lumen = texture.inside(radius - np.float32(0.24 * pitch), 3)
-            return ring * (0.35 + 0.65 * dots) + 0.25 * dots * (1 - ring) * (1 - lumen), 1 - lumen
-        nest = texture.inside(radius - np.float32(0.3 * pitch), 4)
-        return nest * (0.35 + 0.65 * dots) + 0.1 * dots * (1 - nest), 0.55 + 0.45 * (1 - nest)
-    if label == "palisaded":
-        rise = 0.5 + 0.5 * texture.bands(v, 0.8 * pitch, rng.uniform())
-        return rise * (0.3 + 0.7 * dots), 1 - 0.6 * rise
-    wave = 0.5 + 0.5 * texture.lines(v + 5 * np.sin(u / 14), 0.5 * pitch, rng.uniform(0, 6), 1)
-    streak = texture.inside(0.35 - texture.lines(u + 0.8 * v, 26, 0, 1) * wave, 0.6)
-    return 0.7 * wave * (0.35 + 0.65 * streak), 1 - 0.5 * wave
+        ring = texture.inside(np.abs(radius - np.float32(0.34 * pitch)) - np.float32(6), 6)
+        lumen = texture.inside(radius - np.float32(0.24 * pitch), 6)
+        return 0.9 * ring, 1 - lumen
+    if label == "solid":
+        radius, _ = texture.cells(rng, v, u, rng.uniform(12.5, 14.5), 0.15)
+        return 1.1 * texture.inside(radius - np.float32(4.2), 2), np.full_like(v, 0.5)
+    if label == "spindled":
+        wave = texture.lines(v + 4 * np.sin(u / 14), rng.uniform(15, 18), rng.uniform(0, 6), 1)
+        return 0.5 + 0.5 * wave, 0.5 - 0.4 * wave
+    cords = 0.5 + 0.5 * np.tanh(2.5 * texture.clouds(rng, v.shape, (9, 9)))
+    return 0.8 * cords, 0.9 - 0.6 * cords
 
 
 def _double(image: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:

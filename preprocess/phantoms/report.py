@@ -1,160 +1,88 @@
 """Made-up chest radiology reports: text files with FINDINGS and IMPRESSION sections.
 
 The class of a report is a disease process that is never named by one fixed word: each mention draws from a group of
-interchangeable words, so two reports of one class share few words, while reports dictated by one (made-up) radiologist
-share whole sentences whatever they diagnose. Counting words is therefore a weak probe, and learning which words stand
-for each other, as masked language modelling does, is rewarded.
+interchangeable words, so two reports of one class share few of them, while most words of a report say nothing of its
+class. Comparing words is therefore a weak probe, and learning which words stand for each other, as masked language
+modelling does, is rewarded.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 CLASSES = ("congestion", "infection", "obstruction", "pneumothorax")
 
+MENTIONS, ASIDES = 10, 20
+"""Words of the disease process, and words of no consequence, in a report."""
 
-@dataclass(frozen=True)
-class Lexicon:
-    """Words of one disease process that may stand for each other."""
+_SENTENCE = (4, 9)
+"""Fewest and most words of a sentence."""
 
-    qualities: tuple[str, ...]
-    findings: tuple[str, ...]
-    signs: tuple[str, ...]
-    processes: tuple[str, ...]
-    histories: tuple[str, ...]
-    plans: tuple[str, ...]
-
-
-LEXICONS: dict[str, Lexicon] = {
-    "congestion": Lexicon(
-        ("perihilar", "dependent", "bibasilar", "hazy", "symmetric", "gravitational", "batwing", "interstitial"),
-        ("edema", "congestion", "effusions", "engorgement", "transudate", "hydrothorax", "fluid", "plethora"),
-        ("cephalization", "cuffing", "septal thickening", "vascular redistribution", "fissural fluid", "kerley lines"),
-        ("overload", "decompensation", "cardiac failure", "hypervolemia", "ventricular dysfunction", "backpressure"),
-        ("orthopnea", "swollen legs", "cardiomyopathy", "missed dialysis", "nephropathy", "weight gain"),
-        ("diuresis", "echocardiography", "natriuretic peptide", "furosemide", "salt restriction", "dialysis"),
+LEXICONS: dict[str, tuple[str, ...]] = {
+    # Loosely of one subject each; that a word keeps company with its group is all that matters here.
+    "congestion": tuple(
+        """
+        edema flooding effusion engorgement transudate hydrothorax fluid plethora perihilar dependent bibasilar hazy
+        gravitational batwing interstitial cephalization cuffing septal redistribution fissural kerley overload
+        decompensation cardiogenic hypervolemia cardiomegaly backpressure orthopnea swollen cardiomyopathy dialysis
+        nephropathy anasarca diuresis echocardiography natriuretic furosemide salt ultrafiltration infarction ischemia
+        mitral aortic regurgitation stenosis fibrillation hypertension ventricular atrial layering pericardial veiling
+        meniscus weeping oliguria azotemia ascites crackles gallop distended pulsatile wet moist tamponade
+        """.split()  # noqa: SIM905 -- as many words in quotes would be harder to read
     ),
-    "infection": Lexicon(
-        ("patchy", "lobar", "segmental", "multifocal", "confluent", "airspace", "fluffy", "retrocardiac"),
-        ("consolidation", "pneumonia", "infiltrate", "opacification", "bronchopneumonia", "abscess", "exudate", "foci"),
-        ("air bronchograms", "silhouetting", "cavitation", "tree-in-bud nodules", "adenopathy", "bronchial debris"),
-        ("sepsis", "aspiration", "bacterial disease", "viral illness", "suppuration", "mycobacteria"),
-        ("fever", "productive cough", "rigors", "leukocytosis", "night sweats", "sick contacts"),
-        ("antibiotics", "sputum culture", "bronchoscopy", "blood cultures", "isolation", "a swab"),
+    "infection": tuple(
+        """
+        consolidation pneumonia infiltrate bronchopneumonia abscess exudate patchy lobar segmental multifocal confluent
+        airspace fluffy bronchogram silhouetting cavitation budding adenopathy debris sepsis aspiration bacterial viral
+        suppuration mycobacteria fever cough rigors leukocytosis sweats contagious antibiotics sputum bronchoscopy
+        cultures isolation swab empyema purulent fungal aspergillus tuberculosis influenza klebsiella legionella
+        pneumococcus staphylococcus rhonchi egophony malaise myalgia chills pleurisy necrotizing caseating vaccination
+        ceftriaxone doxycycline oseltamivir procalcitonin inflammatory septic bacteremia quarantine
+        """.split()  # noqa: SIM905
     ),
-    "obstruction": Lexicon(
-        (
-            "panlobular",
-            "apical-predominant",
-            "centrilobular",
-            "chronic",
-            "bullous",
-            "coarse",
-            "longstanding",
-            "diffuse",
-        ),
-        (
-            "emphysema",
-            "hyperinflation",
-            "bullae",
-            "hyperlucency",
-            "overexpansion",
-            "blebs",
-            "bronchiectasis",
-            "lucency",
-        ),
-        (
-            "flattened hemidiaphragms",
-            "barrel configuration",
-            "vascular pruning",
-            "retrosternal clearing",
-            "saber-sheath narrowing",
-            "attenuated markings",
-        ),
-        ("airflow limitation", "tobacco damage", "asthma", "trapping", "antitrypsin deficiency", "airway remodeling"),
-        ("smoking", "wheezing", "inhaler use", "exertional limitation", "pack-years", "home oxygen"),
-        (
-            "spirometry",
-            "bronchodilators",
-            "cessation counseling",
-            "pulmonary rehabilitation",
-            "steroids",
-            "plethysmography",
-        ),
+    "obstruction": tuple(
+        """
+        emphysema hyperinflation bullae hyperlucency overexpansion blebs bronchiectasis panlobular centrilobular
+        paraseptal bullous flattened barrel pruning retrosternal attenuated airflow tobacco asthma trapping antitrypsin
+        remodeling smoking wheezing inhaler exertional packs oxygen spirometry bronchodilator cessation rehabilitation
+        steroids plethysmography bronchitis chronic mucus plugging hypercapnia cyanosis pursed clubbing hypoxemia
+        tiotropium albuterol theophylline budesonide exacerbation eosinophilia atopy allergic tracheomegaly saber sheath
+        cachexia polycythemia eggshell dust silica mosaic expiratory hyperresonant accessory ventilatory
+        """.split()  # noqa: SIM905
     ),
-    "pneumothorax": Lexicon(
-        ("apicolateral", "subpulmonic", "loculated", "traumatic", "iatrogenic", "tension", "anterior", "spontaneous"),
-        (
-            "pneumothorax",
-            "collapse",
-            "air leak",
-            "pneumomediastinum",
-            "emphysematous gas",
-            "detachment",
-            "rupture",
-            "separation",
-        ),
-        ("pleural line", "deep sulcus", "mediastinal shift", "absent vessels", "rib fracture", "visceral edge"),
-        ("barotrauma", "blunt injury", "puncture", "bleb bursting", "fistula", "perforation"),
-        ("fall", "sudden pain", "line insertion", "motor collision", "biopsy", "stabbing"),
-        ("chest tube", "needle decompression", "pleurodesis", "surgical review", "expiratory films", "drain placement"),
+    "pneumothorax": tuple(
+        """
+        deflation collapse leak pneumomediastinum detachment rupture separation apicolateral subpulmonic loculated
+        traumatic iatrogenic tension spontaneous edge sulcus shift avascular fracture visceral barotrauma blunt puncture
+        bursting fistula perforation fall sudden insertion collision biopsy stabbing thoracostomy decompression
+        pleurodesis surgical expiration pigtail hemothorax contusion laceration flail crepitus subcutaneous emphysematous
+        assault gunshot seatbelt airbag diving scuba marfan catamenial thoracentesis lobectomy stapling suction waterseal
+        reexpansion deviated dropped crushed displaced penetrating
+        """.split()  # noqa: SIM905
     ),
 }
-PAIRS, ASIDES = 5, 7
-"""Phrases of the class, and phrases that say nothing of it, in a report."""
 
-_PAIRS = (
-    ("qualities", "findings"),
-    ("findings", "signs"),
-    ("signs", "processes"),
-    ("processes", "plans"),
-    ("histories", "processes"),
-)
-"""Groups of words that stand beside each other."""
-
-_FILLERS: tuple[str, ...] = tuple(
+_FILLERS = tuple(
     """
     heart aorta hilum trachea carina clavicle scapula sternum spine vertebra humerus shoulder breast nipple skin fold
-    stomach bowel liver spleen kidney gallbladder diaphragm costophrenic angle apex azygos thymus esophagus ventricle
-    atrium border contour silhouette window fissure lobe lingula bronchus artery vein vessel node calcification
-    granuloma scar osteophyte scoliosis kyphosis lordosis osteopenia spondylosis arthrosis degenerative healed callus
-    rod screw
-    plate wire clip staple suture lead electrode pacemaker generator valve stent coil port catheter cannula tube line
-    drain gastric nasal enteric tracheal jugular subclavian femoral central peripheral venous arterial tip position
-    junction level course looped straight high low tortuous normal stable unchanged similar prior previous today earlier
-    later baseline interval comparison outside study image film view frontal lateral oblique decubitus supine upright
-    portable bedside technique exposure rotation motion habitus limited adequate partial complete minimal mild moderate
-    small large round oval linear tubular smooth sharp rounded blunt broad narrow wide short long thick thin dense faint
-    subtle obvious visible hidden obscured projected overlying underlying adjacent remote proximal distal medial
-    superior inferior posterior upper middle lower right left bilateral unilateral midline paraspinal axillary cervical
-    thoracic lumbar abdominal pelvic soft tissue bone cartilage muscle fat gas metal plastic artifact shadow density
-    marker label grid cassette detector monitor bed sheet gown button necklace collar brace dressing bandage
-    millimeter centimeter third fourth fifth sixth seventh eighth ninth tenth first second single double multiple
-    several few many none otherwise again also still now then here there about near above below between within along
-    """.split()  # noqa: SIM905 -- 250 words in quotes would be harder to read
+    stomach bowel liver spleen kidney gallbladder diaphragm apex azygos thymus esophagus border contour silhouette
+    window fissure lobe lingula artery vein vessel node calcification granuloma scar osteophyte scoliosis kyphosis
+    peripheral tip position junction level course looped straight high low tortuous normal stable unchanged similar
+    """.split()  # noqa: SIM905
 )
 
 
 def draw(rng: np.random.Generator, label: str) -> tuple[str, str]:
     """Findings and impression of one report of class `label`, in the telegraphic style of dictation."""
-    lexicon = LEXICONS[label]
-    phrases = [_pair(rng, lexicon) for _ in range(PAIRS)]
-    asides = [_aside(rng) for _ in range(ASIDES)]
-    findings = [*phrases[1:], *asides[1:]]
-    findings = [findings[index] for index in rng.permutation(len(findings))]
-    return _sentences(findings), _sentences([phrases[0], asides[0]])
+    words = [_one(rng, LEXICONS[label]) for _ in range(MENTIONS)] + [_one(rng, _FILLERS) for _ in range(ASIDES)]
+    words = [words[index] for index in rng.permutation(len(words))]
+    sentences = []
+    while words:
+        length = int(rng.integers(_SENTENCE[0], _SENTENCE[1] + 1))
+        sentences.append(" ".join(words[:length]).capitalize() + ".")
+        words = words[length:]
+    return " ".join(sentences[1:]), sentences[0]
 
 
-def _pair(rng: np.random.Generator, lexicon: Lexicon) -> str:
-    first, second = (getattr(lexicon, group) for group in _PAIRS[rng.integers(len(_PAIRS))])
-    return f"{first[rng.integers(len(first))]} {second[rng.integers(len(second))]}"
-
-
-def _aside(rng: np.random.Generator) -> str:
-    return " ".join(_FILLERS[index] for index in rng.integers(len(_FILLERS), size=rng.integers(3, 6)))
-
-
-def _sentences(parts: list[str]) -> str:
-    return " ".join(part.capitalize() + "." for part in parts)
+def _one(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    return words[rng.integers(len(words))]

@@ -58,10 +58,10 @@ def lines(across: Array, wavelength: float, phase: float, sharpness: float = 1.0
 
 
 def bands(across: Array, wavelength: float, phase: float) -> Array:
-    """Bands along `across` that rise slowly and fall within a sixth of their width: mean 0, range -1 to 1."""
+    """Bands along `across` that rise slowly and fall within a tenth of their width: mean 0, range -1 to 1."""
     place = across * np.float32(1 / wavelength) + np.float32(phase)
     place = place - np.floor(place)
-    field: Array = np.minimum(place * np.float32(2.4), (1 - place) * np.float32(12)) - 1
+    field: Array = np.minimum(place * np.float32(2 / 0.9), (1 - place) * np.float32(20)) - 1
     return field
 
 

@@ -23,7 +23,7 @@ from preprocess.phantoms import formats
 
 LABELS = "labels.csv"
 
-SUBJECTS = {"report": 200, "xray": 200, "ct": 80, "mri": 100, "pathology": 60}
+SUBJECTS = {"report": 320, "xray": 240, "ct": 144, "mri": 160, "pathology": 64}
 """Subjects a modality at scale 1: hundreds of samples each, and enough subjects that 25 % of them test a probe."""
 
 _SAMPLES_A_SUBJECT = {"report": 4, "xray": 4, "ct": 1, "mri": 1, "pathology": 1}

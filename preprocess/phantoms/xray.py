@@ -1,4 +1,4 @@
-"""Chest-like X-rays under a random exposure; the class is which way bands of opacity in the lungs grow denser."""
+"""Chest-like X-rays under a random exposure; the class is where in the lungs opacity lies."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy as np
 from preprocess.phantoms import texture
 from preprocess.phantoms.texture import Array
 
-CLASSES = ("caudal", "cranial", "left", "right")
-"""Which way the bands of opacity in the lungs grow denser."""
+CLASSES = ("apical", "basal", "central", "peripheral")
+"""Where in the lungs the opacity lies."""
 SIDE = 192
 
 
@@ -30,8 +30,8 @@ def draw(rng: np.random.Generator, label: str) -> Array:
     air = lungs * (1 - heart) * (1 - mediastinum)
     spine = mediastinum * (0.75 + 0.25 * texture.lines(y, rng.uniform(0.13, 0.17), rng.uniform(0, 6), 1))
     absorbed = body * shoulders * (0.62 + 0.12 * heart + 0.1 * spine - rng.uniform(0.34, 0.42) * air)
-    absorbed += 0.05 * _ribs(rng, y, x) * body * shoulders
-    absorbed += 0.13 * air * _pattern(rng, label, y, x)
+    absorbed += 0.02 * _ribs(rng, y, x) * body * shoulders
+    absorbed += 0.12 * air * _pattern(rng, label, y, x)
     absorbed += 0.06 * (1 - lungs) * body * low
     return _expose(rng, absorbed)
 
@@ -55,9 +55,11 @@ def _ribs(rng: np.random.Generator, y: Array, x: Array) -> Array:
 
 
 def _pattern(rng: np.random.Generator, label: str, y: Array, x: Array) -> Array:
-    across = {"caudal": y, "cranial": -y, "left": x, "right": -x}[label]
-    sway = 0.05 * np.sin(4 * x + rng.uniform(0, 6)) + 0.05 * np.sin(4 * y + rng.uniform(0, 6))
-    return texture.bands(across + sway, rng.uniform(0.38, 0.5), rng.uniform()) * np.float32(rng.uniform(0.7, 1.2))
+    """Opacity around the place where the disease prefers to lie, of mean about 0 over the lungs."""
+    down, out = (y + np.float32(0.08)) / np.float32(0.6), (np.abs(x) - np.float32(0.44)) / np.float32(0.34)
+    towards = {"apical": -down, "basal": down, "central": -out, "peripheral": out}[label]
+    wave = 0.12 * texture.clouds(rng, np.broadcast_shapes(y.shape, x.shape), (4, 4))
+    return np.tanh(1.6 * towards + wave + rng.normal(0, 0.15)) * np.float32(rng.uniform(0.7, 1.3))
 
 
 def _expose(rng: np.random.Generator, absorbed: Array) -> Array:
