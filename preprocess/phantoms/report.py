@@ -53,11 +53,11 @@ LEXICONS: dict[str, tuple[str, ...]] = {
     "pneumothorax": tuple(
         """
         deflation collapse leak pneumomediastinum detachment rupture separation apicolateral subpulmonic loculated
-        traumatic iatrogenic tension spontaneous edge sulcus shift avascular fracture visceral barotrauma blunt puncture
-        bursting fistula perforation fall sudden insertion collision biopsy stabbing thoracostomy decompression
-        pleurodesis surgical expiration pigtail hemothorax contusion laceration flail crepitus subcutaneous emphysematous
-        assault gunshot seatbelt airbag diving scuba marfan catamenial thoracentesis lobectomy stapling suction waterseal
-        reexpansion deviated dropped crushed displaced penetrating
+        traumatic iatrogenic tension spontaneous edge sulcus shift avascular fracture visceral barotrauma blunt
+        puncture bursting fistula perforation fall sudden insertion collision biopsy stabbing thoracostomy
+        decompression pleurodesis surgical expiration pigtail hemothorax contusion laceration flail crepitus
+        subcutaneous emphysematous assault gunshot seatbelt airbag diving scuba marfan catamenial thoracentesis
+        lobectomy stapling suction waterseal reexpansion deviated dropped crushed displaced penetrating
         """.split()  # noqa: SIM905
     ),
 }
