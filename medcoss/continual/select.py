@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medcoss.contracts import UsageError, derive_seed
 
 ITERATIONS = 30
-"""k-means iterations; from k-means++ starts the inertia moves by less than 1 % after them."""
+"""Most k-means iterations; from k-means++ starts the inertia moves by less than 1 % after them."""
 
 _SEEDING_ROWS = 10_000
 _SEEDING_ROWS_PER_CLUSTER = 16
@@ -71,20 +71,44 @@ def cluster_rows(
     """k-means: squared distance to the nearest centre and that centre's number, for each row."""
     # Distances are differences of squared norms in float32: without the common offset they lose fewer digits.
     rows = np.ascontiguousarray(vectors - vectors.mean(axis=0, dtype=np.float64), np.float32)
-    rng = np.random.default_rng(seed)
-    kmeans = faiss.Kmeans(
-        rows.shape[1],
-        n_clusters,
-        niter=ITERATIONS,
-        seed=seed % (1 << 31),
-        # FAISS would train on 256 rows a cluster without a word, and warn below 39.
-        max_points_per_centroid=len(rows),
-        min_points_per_centroid=1,
-        gpu=bool(faiss.get_num_gpus()),
-    )
-    kmeans.train(rows, init_centroids=_spread_centres(rows, n_clusters, rng))
-    squared, cluster = kmeans.index.search(rows, 1)
+    centres = _spread_centres(rows, n_clusters, np.random.default_rng(seed))
+    squared, cluster = _nearest(rows, centres)
+    for _ in range(ITERATIONS):
+        previous = cluster
+        centres = _means(rows, cluster, squared, n_clusters)
+        squared, cluster = _nearest(rows, centres)
+        if np.array_equal(cluster, previous):
+            break
+    return squared, cluster
+
+
+def _nearest(rows: NDArray[np.float32], centres: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Squared distance to the nearest centre and its number, for each row: an exact search, on a GPU if FAISS has one.
+
+    Its `Kmeans` is not used: it subsamples, starts from random rows, and its vectors of floats clash with those of
+    SimpleITK where both are loaded in one process.
+    """
+    index = faiss.IndexFlatL2(rows.shape[1])
+    if faiss.get_num_gpus():
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    index.add(centres)
+    squared, cluster = index.search(rows, 1)
     return np.maximum(squared[:, 0], 0), cluster[:, 0].astype(np.int64)
+
+
+def _means(
+    rows: NDArray[np.float32], cluster: NDArray[np.int64], squared: NDArray[np.float32], n_clusters: int
+) -> NDArray[np.float32]:
+    """Mean of each cluster's rows; clusters without rows start anew at the rows farthest from their centres."""
+    sizes = np.bincount(cluster, minlength=n_clusters)
+    order = np.argsort(cluster, kind="stable")
+    starts = (np.cumsum(sizes) - sizes)[sizes > 0]
+    centres = np.empty((n_clusters, rows.shape[1]), np.float32)
+    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
+    centres[sizes > 0] = sums / sizes[sizes > 0, None]
+    empty = np.flatnonzero(sizes == 0)
+    centres[empty] = rows[np.argsort(-squared, kind="stable")[: len(empty)]]
+    return centres
 
 
 def _spread_centres(rows: NDArray[np.float32], n_clusters: int, rng: np.random.Generator) -> NDArray[np.float32]:
