@@ -88,7 +88,7 @@ def _nearest(rows: NDArray[np.float32], centres: NDArray[np.float32]) -> tuple[N
     Its `Kmeans` is not used: it subsamples, starts from random rows, and its vectors of floats clash with those of
     SimpleITK where both are loaded in one process.
     """
-    index = faiss.IndexFlatL2(rows.shape[1])
+    index: faiss.Index = faiss.IndexFlatL2(rows.shape[1])
     if faiss.get_num_gpus():
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     index.add(centres)
