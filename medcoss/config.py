@@ -116,6 +116,8 @@ class StageConfig:
 
     name: str
     shards: str = ""
+    epochs: float | None = None
+    """Passes over this stage's set; None: train.epochs. Warm-up keeps its part of them. A joint run has one number."""
 
     def path(self) -> Path:
         """Folder of the stage's shard set."""
@@ -136,9 +138,17 @@ class RunConfig:
     """By modality, the options of `preprocess MODALITY` that make its shard set (read by launch/demo.py)."""
     stages: tuple[StageConfig, ...] = tuple(StageConfig(name) for name in ("report", "xray", "ct", "mri", "pathology"))
 
+    def epochs(self, stage: str) -> float:
+        """Passes over the set of the stage called `stage`."""
+        own = [item.epochs for item in self.stages if item.name == stage and item.epochs is not None]
+        return own[0] if own else self.train.epochs
+
     def __post_init__(self) -> None:
         if not self.stages:
             raise UsageError("config: no [[stages]]: name at least one stage and its shards")
+        for stage in self.stages:
+            if stage.epochs is not None and not stage.epochs > 0:
+                raise UsageError(f"config: epochs of stage {stage.name} is {stage.epochs}: expected more than 0")
         names = [check_name(stage.name) for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
@@ -233,7 +243,7 @@ def to_toml(config: RunConfig) -> str:
             lines += ["", f"[{section}]"]
             lines += [f"{key} = {_toml(item)}" for key, item in value.items() if item is not None]
     for stage in stages:
-        lines += ["", "[[stages]]"] + [f"{key} = {_toml(item)}" for key, item in stage.items()]
+        lines += ["", "[[stages]]"] + [f"{key} = {_toml(item)}" for key, item in stage.items() if item is not None]
     return "\n".join(lines) + "\n"
 
 

@@ -63,7 +63,7 @@ def plan(stage: Stage, config: RunConfig) -> Order:
     return Order(
         [_source(shard_set, is_replay) for shard_set, is_replay in members],
         global_batch=config.train.global_batch,
-        epochs=config.train.epochs,
+        epochs=config.epochs(stage.name),
         seed=stage_seed(stage, config),
         shuffle_window=config.data.shuffle_window,
     )
@@ -174,6 +174,7 @@ def _dependencies(stage: Stage, config: RunConfig) -> dict[str, str]:
         for key, value in dataclasses.asdict(getattr(config, section)).items():
             if key not in _FREE_TO_CHANGE.get(section, set()):
                 made_of[f"{section}.{key}"] = str(value)
+    made_of["train.epochs"] = str(config.epochs(stage.name))
     return made_of
 
 
