@@ -22,6 +22,8 @@ class ModelConfig:
 
     preset: Literal["vit_b", "vit_tiny"] = "vit_b"
     """vit_b is the paper's; vit_tiny (6 blocks, width 192) is for demonstrations and tests."""
+    depth: int | None = None
+    """Blocks of the encoder."""
     layer_scale: float | None = None
     """Initial LayerScale; the paper's 1e-3 suits trained weights, 0.1 learns faster from scratch."""
     drop_path: float | None = None

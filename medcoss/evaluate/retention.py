@@ -222,7 +222,7 @@ def _evaluate_stage(run: Run, stage: str, retention: Retention) -> None:
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
     def embed(encoder: Encoder, shard_set: ShardSet, split: str) -> NDArray[np.float32]:
-        batch_size = config.train.micro_batch
+        batch_size = max(config.train.micro_batch, 64)  # without gradients more fits, and small batches are slow
         table = embed_split(encoder.to(device), shard_set, split, data=config.data, batch_size=batch_size)
         return np.asarray(table.vectors, dtype=np.float32)
 

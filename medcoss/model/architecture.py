@@ -40,6 +40,8 @@ class Architecture:
     """Whether positions (encoder and decoder) start as sines and cosines; False: small noise and zeros."""
 
     def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise UsageError(f"model.depth is {self.depth}: expected at least one block")
         for width, heads, what in (
             (self.width, self.heads, "encoder"),
             (self.decoder_width, self.decoder_heads, "decoder"),
@@ -158,7 +160,7 @@ def resolve(config: ModelConfig, specs: Iterable[ModalitySpec]) -> Architecture:
         raise UsageError("model: no modality given: name at least one stage with a shard set")
     changes: dict[str, Any] = {
         name: value
-        for name in ("layer_scale", "drop_path", "patch_2d", "patch_3d")
+        for name in ("depth", "layer_scale", "drop_path", "patch_2d", "patch_3d")
         if (value := getattr(config, name)) is not None
     }
     for kind, spec in chosen.items():

@@ -37,6 +37,12 @@ def test_the_demonstrations_geometry_fits_vit_tiny() -> None:
     assert (built.layer_scale, built.drop_path, built.text_length) == (0.2, 0.05, None)
 
 
+def test_depth_is_a_setting() -> None:
+    assert resolve(ModelConfig(preset="vit_tiny", depth=4), [IMAGE]).depth == 4
+    with pytest.raises(UsageError, match="depth is 0"):
+        resolve(ModelConfig(depth=0), [IMAGE])
+
+
 def test_architectures_survive_json() -> None:
     for preset in PRESETS.values():
         built = dataclasses.replace(preset, image_shape=(3, 224, 224), volume_shape=(1, 16, 192, 192))
