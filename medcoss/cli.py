@@ -186,9 +186,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from medcoss.continual.stage import Run
+    from medcoss.evaluate.retention import read_retention, retention_path
+    from medcoss.report.retention_view import retention_table
     from medcoss.report.run_report import write_report
 
-    print(write_report(Run(arguments.run), arguments.out))
+    written = write_report(Run(arguments.run), arguments.out)
+    retention = read_retention(retention_path(arguments.run))
+    if retention is not None:
+        print(retention_table(retention))
+    print(written)
     return 0
 
 

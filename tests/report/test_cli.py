@@ -96,6 +96,10 @@ def test_evaluate_and_report(capsys, finished_run, tmp_path):
     assert table["stages"] == ["note", "photo", "scan"] and table["scores"]["scan"]["photo"] == 1.0
     assert main(["report", str(finished_run.directory), "--out", str(tmp_path / "r.html")]) == 0
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(tmp_path / "r.html")
+    row = next(line for line in printed if line.startswith("after scan"))
+    assert row.split()[2:5] == [f"{table['scores']['scan'][m]:.3f}" for m in ("note", "photo", "scan")]
     with finished_run.lock():
         assert main(["evaluate", str(finished_run.directory)]) == 2
     assert "in use" in capsys.readouterr().err
