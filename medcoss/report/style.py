@@ -24,7 +24,8 @@ section { background:var(--paper); border:1px solid var(--line); border-radius:1
 .scroll { overflow-x:auto; }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; }
 th,td { padding:.38rem .7rem; border-bottom:1px solid var(--line); text-align:left; vertical-align:top; }
-th { font-weight:600; color:var(--soft); font-size:.88rem; } td.n,th.n { text-align:right; } td.n { white-space:nowrap; }
+th { font-weight:600; color:var(--soft); font-size:.88rem; }
+td.n,th.n { text-align:right; } td.n { white-space:nowrap; }
 table.heat td.n { text-align:center; min-width:5.2rem; border:2px solid var(--paper); border-radius:6px; }
 tr.base td,tr.base th { background:#f1f3f5; color:var(--soft); }
 tr.rule td,tr.rule th { border-top:2px solid var(--line); }
