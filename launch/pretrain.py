@@ -28,8 +28,9 @@ def main(arguments: argparse.Namespace) -> int:
     paradigm = [f"continual.paradigm={arguments.paradigm}"] if arguments.paradigm else []
     settings = config.read_settings(arguments.config, [*arguments.set, *paradigm])
     with Run(arguments.run).lock() if writes else nullcontext():
-        run = open_run(arguments.run, settings, write=writes)
+        run = open_run(arguments.run, settings, write=False)
         stage = resolve_stage(run, arguments.stage)
+        open_run(arguments.run, settings, write=writes)  # a refused command fixes no settings
         from medcoss.train.pretrain import describe, pretrain  # needs torch; what is refused until here does not
 
         command.say(describe(run, stage, world))
