@@ -26,4 +26,4 @@ def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: config: unknown key train.epoch: expected one of ")
     assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.rglob("run.toml"))
