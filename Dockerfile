@@ -1,9 +1,11 @@
 # medcoss in a container. CPU: docker build -t medcoss .   GPU: docker build --build-arg FLAVOUR=cuda -t medcoss:cuda .
 # The image holds code and libraries only. Data, shards and runs are mounted, so no patient's data enters a layer:
-#   docker run --rm -v "$PWD/raw:/work/raw" -v "$PWD/shards:/work/shards" -v "$PWD/runs:/work/runs" medcoss preprocess ct --out shards/ct
+# The salt is mounted too: made inside, it would be gone with the container, and later sets would not fit this one's.
+#   docker run --rm -v "$PWD/raw:/medcoss/raw" -v "$PWD/shards:/medcoss/shards" -v "$PWD/runs:/medcoss/runs" \
+#     -v "$HOME/.config/medcoss:/root/.config/medcoss" medcoss preprocess ct --out shards/ct
 FROM python:3.11-slim-bookworm
 ARG FLAVOUR=cpu
-WORKDIR /work
+WORKDIR /medcoss
 # procps and a compiler are not needed: every native part comes as a wheel. openssh-client and pdsh start other hosts.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends openssh-client pdsh \
