@@ -50,7 +50,7 @@ class NoTask:
 def probe_task(shard_set: ShardSet) -> ProbeTask | NoTask:
     """The probe that a shard set's labels allow; reads every record of the train and test split.
 
-    The first label column of the train records is predicted. Samples without that label, and queries of a class the
+    The column that labels most train samples is predicted. Samples without that label, and queries of a class the
     train split lacks, take no part. Raises `MedcossError` for damaged records.
     """
     splits = shard_set.manifest.splits
@@ -59,7 +59,7 @@ def probe_task(shard_set: ShardSet) -> ProbeTask | NoTask:
             return NoTask(f"no {name} split")
     bank, queries = shard_set.split(BANK_SPLIT), shard_set.split(QUERY_SPLIT)
     labels = [bank.record(index)["labels"] for index in range(len(bank))]
-    column = _first_column(labels)
+    column = _fullest_column(labels)
     if column is None:
         return NoTask("no labels")
     bank_places, bank_labels = _labelled(labels, column)
@@ -87,8 +87,10 @@ def _labels(split: Split) -> Iterable[Mapping[str, Any]]:
     return (split.record(index)["labels"] for index in range(len(split)))
 
 
-def _first_column(records: Iterable[Mapping[str, Any]]) -> str | None:
-    return next((name for labels in records for name, value in labels.items() if value not in (None, "")), None)
+def _fullest_column(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """The column with a value in most records, of equals the one that comes first; None if there is no value at all."""
+    filled = Counter(name for labels in records for name, value in labels.items() if value not in (None, ""))
+    return max(filled, key=lambda name: filled[name], default=None)
 
 
 def _labelled(records: Iterable[Mapping[str, Any]], column: str) -> tuple[list[int], list[Any]]:

@@ -70,7 +70,7 @@ def _set(directory, train, test) -> ShardSet:
     return ShardSet.open(directory)
 
 
-def test_task_takes_the_first_column_and_skips_what_is_unlabelled(tmp_path):
+def test_task_takes_the_fullest_column_and_skips_what_is_unlabelled(tmp_path):
     train = [{"z": "n", "a": 1}, {"z": None, "a": 1}, {"z": "p"}, {"a": 2}, {"z": ""}, {"z": "p"}, {"z": "n"}]
     test = [{"z": "p"}] * 3 + [{"z": "other"}, {"a": 1}, {"z": "n"}, {"z": "p"}]
     task = probe_task(_set(tmp_path, train, test))
@@ -92,3 +92,11 @@ def test_task_takes_the_first_column_and_skips_what_is_unlabelled(tmp_path):
 def test_no_task_says_why(tmp_path, train, test, reason):
     task = probe_task(_set(tmp_path, train, test))
     assert isinstance(task, NoTask) and reason in task.reason
+
+
+def test_the_column_that_labels_most_is_predicted_whatever_sample_comes_first(tmp_path):
+    rare, common = [{"rare": "a"}, {"rare": "b"}], [{"common": "p"}, {"common": "n"}] * 8
+    for place, train in enumerate((rare + common, common + rare)):
+        task = probe_task(_set(tmp_path / str(place), train, common))
+        assert isinstance(task, ProbeTask)
+        assert task.column == "common"
