@@ -30,6 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"no folder {missing[0]}: lay your files out as DIR/{{report,xray,ct,mri,pathology}}")
     if not Path("/proc/driver/nvidia/version").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # unsaid, DeepSpeed finds the same but warns about it
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")  # if stopped
     ranks = ["--num_accelerators", "2"] if os.environ.get("DS_ACCELERATOR") == "cpu" else []
     steps = [] if arguments.data else [["preprocess", "phantoms", "--out", str(raw), "--seed", "0"]]
     for stage in config.stages:
