@@ -10,7 +10,7 @@ from typing import Any
 from medcoss.contracts import SPLITS, UsageError, check_key
 from preprocess.conversion import Outcome, Status
 from preprocess.split import Salt, assign
-from preprocess.staging import StagedSample, StagedUnit
+from preprocess.staging import StagedAttachment, StagedSample, StagedUnit
 
 _SPLIT_RANK = {"test": 0, "val": 1, "train": 2}
 
@@ -45,6 +45,8 @@ class Assembly:
     conflicts: int = 0
     unknown_subjects: int = 0
     figures: dict[str, list[float]] = field(default_factory=dict)
+    attachments: dict[str, tuple[str, StagedAttachment]] = field(default_factory=dict)
+    """Unit id and place of each file of `qc/inputs/`, by its name."""
 
     @property
     def samples(self) -> int:
@@ -93,6 +95,12 @@ def assemble(
     for name, outcome in outcomes.items():
         _merge(assembly.fates, FileFate(name, "", outcome))
     assembly.figures = _figures(units)
+    prefixes = {key.partition("-")[0] for keys in kept.values() for key in keys}
+    for unit in units:
+        for attachment in unit.attachments:
+            if attachment.prefix in prefixes:
+                name = f"{attachment.prefix}.{attachment.extension}"
+                assembly.attachments.setdefault(name, (unit.unit_id, attachment))
     return assembly
 
 

@@ -7,7 +7,8 @@ A modality module in `preprocess/modalities/` offers these functions; nothing el
     add_arguments(parser)                          its own options, with units in their names
     settings(arguments) -> dict                    its options as JSON-ready values; part of the manifest
     spec(settings) -> ModalitySpec                 what its samples are, before `finish`
-    discover(files, settings) -> Discovery         groups files into units; cheap, reads headers at most
+    inspect(file, settings) -> dict                what a file is, by its name and header; in a worker process
+    group(inspected, settings) -> Discovery        inspected files to units of work; touches no file
     convert(unit, settings) -> Conversion          one unit to samples, in a worker process
     finish(settings, train) -> (ModalitySpec, {name: bytes})   set-level work over the train split's samples
 
@@ -15,9 +16,12 @@ A modality module in `preprocess/modalities/` offers these functions; nothing el
 
     rewriter(settings, files) -> Rewriter          a last change of each sample's data that needs `finish`'s files
 
+`inspect` and `convert` read foreign bytes: they may raise `Refusal`, and call `heartbeat.beat()` whenever some seconds
+of work are done, for a worker that gives no sign of life is taken for stalled. What `inspect` returns stays in memory.
+
 `settings` as the functions get them are the modality's own plus the engine's `COMMON_SETTINGS`. Options that hold paths
-or file names bear names that begin with an underscore: only `discover` gets those, and no manifest does (a digest
-beside each lets a change be noticed).
+or file names bear names that begin with an underscore: only `inspect` and `group` get those, and no manifest does (a
+digest beside each lets a change be noticed).
 """
 
 from __future__ import annotations
@@ -89,6 +93,19 @@ class InputFile:
 
 
 @dataclass(frozen=True)
+class Inspected:
+    """A file and what the modality's `inspect` said of it, JSON-ready."""
+
+    file: InputFile
+    about: dict[str, Json] = field(default_factory=dict)
+
+    @property
+    def relative(self) -> str:
+        """The file's path relative to its --in."""
+        return self.file.relative
+
+
+@dataclass(frozen=True)
 class Unit:
     """Work that is done or lost as a whole: one file, one DICOM series, one slide.
 
@@ -131,9 +148,21 @@ class Piece:
     geometry: dict[str, Json] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Attachment:
+    """A file for people in `qc/inputs/`, named KEY_PREFIX.EXTENSION after the samples of equal `content`: a thumbnail
+    with the tiles drawn on it, outlines for a viewer. Shown to whoever sees the set, so without names or labels.
+    """
+
+    content: bytes
+    extension: str
+    data: bytes
+
+
 @dataclass
 class Conversion:
-    """What a unit gave: samples, the outcome of each of its files by `relative`, and figures for the QC histograms.
+    """What a unit gave: samples, the outcome of each of its files by `relative`, figures for the QC histograms, and
+    files for people to look at.
 
     A file missing in `outcomes` is `written` if a piece counts to the unit. `figures` maps a histogram's name with its
     unit (for example "slice spacing (mm)") to values.
@@ -142,6 +171,7 @@ class Conversion:
     pieces: list[Piece]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     figures: dict[str, list[float]] = field(default_factory=dict)
+    attachments: list[Attachment] = field(default_factory=list)
 
 
 class Rewriter(Protocol):
@@ -166,7 +196,8 @@ class Modality(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
     def settings(self, arguments: argparse.Namespace) -> dict[str, Json]: ...
     def spec(self, settings: Settings) -> ModalitySpec: ...
-    def discover(self, files: Sequence[InputFile], settings: Settings) -> Discovery: ...
+    def inspect(self, file: InputFile, settings: Settings) -> dict[str, Json]: ...
+    def group(self, inspected: Sequence[Inspected], settings: Settings) -> Discovery: ...
     def convert(self, unit: Unit, settings: Settings) -> Conversion: ...
     def finish(
         self, settings: Settings, train: Iterable[bytes | np.ndarray[Any, Any]]

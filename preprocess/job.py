@@ -14,8 +14,8 @@ from preprocess.split import Salt, Subjects
 
 @dataclass(frozen=True)
 class Job:
-    """One conversion. `settings` is what the manifest keeps, `private` what only `discover` sees (paths, file names);
-    `tables` are the label tables, `masks` mask folders.
+    """One conversion. `settings` is what the manifest keeps, `private` what only `inspect` and `group` see (paths,
+    file names); `tables` are the label tables, `masks` mask folders.
 
     `max_failures` is a number of files, or a fraction of them if it is a float; None for any number.
     """

@@ -52,7 +52,10 @@ def publish(
             fates = assembly.fates.values()
             chosen = _evenly([placed for split in SPLITS for placed in assembly.splits[split]], qc.SHEET_SAMPLES)
             sheet = [_sample(placed, data, rewriter) for placed in chosen]
-            qc.write_qc(made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates)
+            inputs = {name: data.read_bytes(*place) for name, place in sorted(assembly.attachments.items())}
+            qc.write_qc(
+                made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates, inputs
+            )
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise

@@ -34,10 +34,16 @@ border-left:3px solid #c4ced8;width:100%}.failed{color:#a3231b}
 
 def write_qc(
     directory: Path, manifest: Manifest, sheet: Sequence[Sample], figures: Mapping[str, Sequence[float]],
-    reasons: Sequence[tuple[str, str, int]], duplicates: int,
+    reasons: Sequence[tuple[str, str, int]], duplicates: int, inputs: Mapping[str, bytes],
 ) -> None:  # fmt: skip
-    """Write `directory`/index.html. `sheet` are samples as stored, `figures` histograms' values by name with unit."""
+    """Write `directory`/index.html. `sheet` are samples as stored, `figures` histograms' values by name with unit,
+    `inputs` the attachments by name, which become `directory`/inputs/NAME.
+    """
     directory.mkdir(parents=True)
+    if inputs:
+        (directory / "inputs").mkdir()
+    for name, content in inputs.items():
+        (directory / "inputs" / name).write_bytes(content)
     parts = [
         f"<h1>{manifest.name}: {sum(entry.samples for entry in manifest.splits.values())} samples</h1>",
         _splits(manifest, duplicates),
@@ -45,6 +51,7 @@ def write_qc(
         _reasons(reasons),
         "<h2>Samples as stored</h2>",
         '<div class="sheet">' + "".join(_tile(sample, manifest.kind) for sample in sheet) + "</div>",
+        _inputs(inputs),
         "<h2>Distributions</h2>",
         *(_picture(name, _histogram(name, values)) for name, values in figures.items()),
     ]
@@ -91,6 +98,24 @@ def _tile(sample: Sample, kind: Kind) -> str:
     image.save(buffer, "JPEG", quality=85)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return f'<figure><img alt="" src="{source}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _inputs(inputs: Mapping[str, bytes]) -> str:
+    pictures = [name for name in inputs if name.endswith(".jpg")][:SHEET_SAMPLES]
+    if not pictures:
+        return ""
+    shown = "".join(
+        f'<figure><a href="inputs/{name}"><img alt="" loading="lazy" src="inputs/{name}"></a>'
+        f"<figcaption>{name[:10]}… {_others(name, inputs)}</figcaption></figure>"
+        for name in pictures
+    )
+    return f'<h2>Inputs</h2><div class="sheet">{shown}</div>'
+
+
+def _others(picture: str, inputs: Mapping[str, bytes]) -> str:
+    stem = picture.partition(".")[0]
+    beside = [name for name in inputs if name.startswith(stem) and name != picture]
+    return " ".join(f'<a href="inputs/{name}">{name.partition(".")[2]}</a>' for name in beside)
 
 
 def middle_slice(volume: np.ndarray[Any, Any]) -> Image.Image:

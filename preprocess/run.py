@@ -37,7 +37,7 @@ from preprocess.progress import Progress
 from preprocess.publish import MANIFEST, STAGING, publish
 from preprocess.split import Salt
 from preprocess.staging import StagedUnit
-from preprocess.workers import Task, UnexpectedError, Workers
+from preprocess.workers import Task, UnexpectedError, Workers, inspect_all
 
 _BEGUN = "settings.json"
 
@@ -177,8 +177,10 @@ def _discover(job: Job, modality: Modality, found: list[InputFile]) -> tuple[dic
     """Outcomes of files outside all units, by relative path, and the units to convert in order of their ids."""
     outcomes = sort_out(found, job.masks, job.tables)
     left_over = [file for file in found if file.relative not in outcomes]
-    discovery = modality.discover(left_over, {**job.settings, **job.private})
-    outcomes |= discovery.outcomes
+    settings = {**job.settings, **job.private}
+    inspected, refused = inspect_all(modality, left_over, settings)
+    discovery = modality.group(inspected, settings)
+    outcomes |= refused | discovery.outcomes
     units = sorted(discovery.units, key=lambda unit: unit_id(job.salt, unit))
     left, units = (units[job.limit :], units[: job.limit]) if job.limit is not None else ([], units)
     for unit in left:

@@ -20,7 +20,7 @@ from medcoss.atomic import TEMPORARY_SUFFIX
 from medcoss.contracts import MedcossError
 from preprocess.conversion import Outcome, Status
 
-_MAGIC = b"medcoss staged 1"
+_MAGIC = b"medcoss staged 2"
 _OPEN_FILES = 64
 
 
@@ -46,15 +46,27 @@ class StagedSample:
     dtype: str | None
 
 
+@dataclass(frozen=True)
+class StagedAttachment:
+    """A file for `qc/inputs/`: named after the samples whose keys begin with `prefix`; bytes as of a sample."""
+
+    prefix: str
+    extension: str
+    offset: int
+    size: int
+    crc32: int
+
+
 @dataclass
 class StagedUnit:
-    """A unit's outcomes by input id, its figures and its samples. `stamp` tells whether the inputs changed since."""
+    """A unit's outcomes by input id, its figures, samples and attachments. `stamp` tells whether inputs changed."""
 
     unit_id: str
     stamp: str
     outcomes: dict[str, Outcome]
     figures: dict[str, list[float]] = field(default_factory=dict)
     samples: list[StagedSample] = field(default_factory=list)
+    attachments: list[StagedAttachment] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -79,11 +91,17 @@ class UnitWriter:
             part: bytes | memoryview = array.reshape(-1).view(np.uint8).data
         else:
             shape, dtype, part = None, None, data
-        size = len(part)
-        sample = StagedSample(offset=self._offset, size=size, crc32=zlib.crc32(part), shape=shape, dtype=dtype, **about)
-        self._unit.samples.append(sample)
+        self._unit.samples.append(StagedSample(**self._place(part), shape=shape, dtype=dtype, **about))
+
+    def attach(self, prefix: str, extension: str, data: bytes) -> None:
+        """Add a file for people to look at."""
+        self._unit.attachments.append(StagedAttachment(prefix, extension, **self._place(data)))
+
+    def _place(self, part: bytes | memoryview) -> dict[str, Any]:
+        place = {"offset": self._offset, "size": len(part), "crc32": zlib.crc32(part)}
         self._parts.append(part)
-        self._offset += size
+        self._offset += len(part)
+        return place
 
     def commit(self, outcomes: dict[str, Outcome], figures: dict[str, list[float]]) -> StagedUnit:
         """Write the file. Raises `OSError` (disk full) with nothing left under the unit's name."""
@@ -129,8 +147,9 @@ def _header(file: BinaryIO) -> tuple[StagedUnit, int] | None:
         name: Outcome(Status(outcome["status"]), outcome["reason"], outcome["message"])
         for name, outcome in content.pop("outcomes").items()
     }
-    unit = StagedUnit(**content, outcomes=outcomes, samples=samples)
-    return unit, sum(sample.size for sample in samples)
+    attachments = [StagedAttachment(**attachment) for attachment in content.pop("attachments")]
+    unit = StagedUnit(**content, outcomes=outcomes, samples=samples, attachments=attachments)
+    return unit, sum(part.size for part in samples) + sum(part.size for part in attachments)
 
 
 class StagedData:
@@ -142,14 +161,19 @@ class StagedData:
 
     def read(self, unit_id: str, sample: StagedSample) -> bytes | np.ndarray[Any, Any]:
         """The sample's bytes, or its volume (D, H, W). Raises `MedcossError` if they are damaged."""
-        file, start = self._file(unit_id)
-        data = os.pread(file.fileno(), sample.size, start + sample.offset)
-        if zlib.crc32(data) != sample.crc32:
-            (self._directory / unit_id).unlink(missing_ok=True)
-            raise MedcossError(f"staged unit {unit_id} in {self._directory} was damaged and is removed: run again")
+        data = self.read_bytes(unit_id, sample)
         if sample.shape is None:
             return data
         return np.frombuffer(data, dtype=np.dtype(sample.dtype)).reshape(sample.shape)
+
+    def read_bytes(self, unit_id: str, part: StagedSample | StagedAttachment) -> bytes:
+        """The bytes of a sample or attachment. Raises `MedcossError` if they are damaged."""
+        file, start = self._file(unit_id)
+        data = os.pread(file.fileno(), part.size, start + part.offset)
+        if zlib.crc32(data) != part.crc32:
+            (self._directory / unit_id).unlink(missing_ok=True)
+            raise MedcossError(f"staged unit {unit_id} in {self._directory} was damaged and is removed: run again")
+        return data
 
     def _file(self, unit_id: str) -> tuple[BinaryIO, int]:
         if unit_id not in self._open:

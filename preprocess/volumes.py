@@ -14,6 +14,7 @@ from medcoss.contracts import UsageError
 from preprocess.conversion import (
     Discovery,
     InputFile,
+    Inspected,
     Json,
     Outcome,
     Piece,
@@ -81,34 +82,44 @@ def _window(text: str) -> tuple[int, int, int]:
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
 
 
-def discover(files: Sequence[InputFile], settings: Settings, modality: str) -> Discovery:
-    """One unit a DICOM series (whatever its folders) and one a volume file; everything else has its outcome.
+def inspect(file: InputFile, settings: Settings, modality: str) -> dict[str, Json]:
+    """Volume file, pixel file of one, or slice of a series; raises `Refusal` for all else.
 
     `modality` is DICOM's name for it (CT, MR). Reads DICOM headers, of other files the first bytes at most.
     """
+    name = file.relative.lower()
+    if name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)):
+        return {"source": "file"}
+    if name.endswith(tuple(ending for endings in _DETACHED.values() for ending in endings)):
+        return {"source": "pixels"}
+    return {"source": "series", "series": list(_series_of(file, settings, modality))}
+
+
+def group(inspected: Sequence[Inspected]) -> Discovery:
+    """One unit a DICOM series (whatever its folders) and one a volume file with its pixel file."""
     outcomes: dict[str, Outcome] = {}
-    series: dict[tuple[str, ...], list[InputFile]] = {}
+    series: dict[tuple[Json, ...], list[InputFile]] = {}
     units: list[Unit] = []
-    parts = _detached_parts(files)
-    for file in sorted(files, key=lambda file: file.relative):
-        name = file.relative.lower()
-        if file.relative in parts:
-            continue
-        if name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)):
-            own = [part for part in files if parts.get(part.relative) == file.relative]
-            units.append(Unit((file, *own), {"source": "file"}))
-            continue
-        try:
-            series.setdefault(_series_of(file, settings, modality), []).append(file)
-        except Refusal as refusal:
-            outcomes[file.relative] = refusal.outcome
+    parts = _detached_parts(inspected)
+    pixels: dict[str, list[InputFile]] = {}
+    for one in inspected:
+        if one.relative in parts:
+            pixels.setdefault(parts[one.relative], []).append(one.file)
+    for one in sorted(inspected, key=lambda one: one.relative):
+        name = one.about.get("series")
+        if one.about["source"] == "file":
+            units.append(Unit((one.file, *pixels.get(one.relative, ())), {"source": "file"}))
+        elif isinstance(name, list):
+            series.setdefault(tuple(name), []).append(one.file)
+        elif one.relative not in parts:
+            outcomes[one.relative] = Outcome(Status.SKIPPED, "not_an_input", "pixels without the header beside them")
     units += [Unit(tuple(members), {"source": "series"}) for members in series.values()]
     return Discovery(units, outcomes)
 
 
-def _detached_parts(files: Sequence[InputFile]) -> dict[str, str]:
+def _detached_parts(inspected: Sequence[Inspected]) -> dict[str, str]:
     """Pixel files that a MetaImage or NRRD header beside them names by its own name: part to header."""
-    present = {file.relative for file in files}
+    present = {one.relative for one in inspected}
     found = {}
     for name in present:
         for header, endings in _DETACHED.items():

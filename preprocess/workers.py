@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from medcoss.contracts import MedcossError
-from preprocess.conversion import Conversion, InputFile, Modality, Outcome, Piece, Refusal, Status, Unit
+from preprocess.conversion import (
+    Conversion,
+    InputFile,
+    Inspected,
+    Modality,
+    Outcome,
+    Piece,
+    Refusal,
+    Settings,
+    Status,
+    Unit,
+)
 from preprocess.inputs import input_id, stamp
 from preprocess.labels import Labels
 from preprocess.split import Salt, Subjects, split_name
@@ -43,6 +54,20 @@ class Task:
     def salt(self) -> Salt:
         """The salt of tokens, keys and ids."""
         return self.subjects.salt
+
+
+def inspect_all(
+    modality: Modality, files: Sequence[InputFile], settings: Settings
+) -> tuple[list[Inspected], dict[str, Outcome]]:
+    """What the modality says of each file, and the outcomes of those it refuses, by relative path."""
+    inspected: list[Inspected] = []
+    outcomes: dict[str, Outcome] = {}
+    for file in files:
+        try:
+            inspected.append(Inspected(file, modality.inspect(file, settings)))
+        except Refusal as refusal:
+            outcomes[file.relative] = refusal.outcome
+    return inspected, outcomes
 
 
 class UnexpectedError(Exception):
@@ -82,6 +107,9 @@ def convert_unit(task: Task, unit_id: str, unit: Unit) -> StagedUnit:
             split=split, labels=labels, geometry=piece.geometry,
         )  # fmt: skip
     default = Outcome(Status.WRITTEN) if conversion.pieces else Outcome(Status.SKIPPED, "empty")
+    for attachment in conversion.attachments:
+        prefix = task.salt.token("key", task.modality, attachment.content, length=26)
+        writer.attach(prefix, attachment.extension, attachment.data)
     outcomes = {ids[name]: conversion.outcomes.get(name, default) for name in ids}
     return writer.commit(outcomes, conversion.figures)
 

@@ -15,6 +15,8 @@ from preprocess.conversion import (
     Conversion,
     Discovery,
     InputFile,
+    Inspected,
+    Json,
     Piece,
     Refusal,
     Settings,
@@ -68,9 +70,14 @@ def finish(settings: Settings, train: Iterable[Any]) -> tuple[ModalitySpec, dict
     return spec(settings), {}
 
 
-def discover(files: Sequence[InputFile], settings: Settings) -> Discovery:
-    """A unit a DICOM series or volume file; headers are read."""
-    return volumes.discover(files, settings, "MR")
+def inspect(file: InputFile, settings: Settings) -> dict[str, Json]:
+    """What a file is, by its suffix or DICOM header. Raises `Refusal`."""
+    return volumes.inspect(file, settings, "MR")
+
+
+def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
+    """A unit a DICOM series or volume file."""
+    return volumes.group(inspected)
 
 
 def convert(unit: Unit, settings: Settings) -> Conversion:

@@ -16,10 +16,10 @@ from preprocess.conversion import (
     Conversion,
     Discovery,
     InputFile,
+    Inspected,
     Json,
     Outcome,
     Piece,
-    Refusal,
     Settings,
     Status,
     Unit,
@@ -127,35 +127,37 @@ def finish(settings: Settings, train: Iterable[Any]) -> tuple[ModalitySpec, dict
     return spec(settings), {}
 
 
-def discover(files: Sequence[InputFile], settings: Settings) -> Discovery:
+def inspect(file: InputFile, settings: Settings) -> dict[str, Json]:
+    """The kind of file, and of a DICOM level the series it belongs to. Raises `Refusal` for other DICOM objects."""
+    kind = file_kind(file.path)
+    return {"kind": str(kind), "series": _slide_series(file) if kind is FileKind.DICOM else None}
+
+
+def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
     """A unit a slide (with the files it consists of: MRXS and VMS parts, DICOM levels of a folder) or a tile."""
     units: list[Unit] = []
     outcomes: dict[str, Outcome] = {}
     series: dict[tuple[str, str], list[InputFile]] = defaultdict(list)
-    parts = _companions(files)
-    claimed = {part.relative for group in parts.values() for part in group}
-    for file in files:
+    parts = _companions([one.file for one in inspected])
+    claimed = {part.relative for members in parts.values() for part in members}
+    for one in inspected:
+        file, kind = one.file, one.about["kind"]
         if file.relative in claimed:
             continue
-        kind = file_kind(file.path)
-        if kind is FileKind.DICOM:
-            try:
-                uid = _slide_series(file)
-            except Refusal as refusal:
-                outcomes[file.relative] = refusal.outcome
-            else:
-                series[PurePosixPath(file.relative).parent.as_posix(), uid or file.relative].append(file)
+        if kind == FileKind.DICOM:
+            folder = PurePosixPath(file.relative).parent.as_posix()
+            series[folder, str(one.about["series"] or file.relative)].append(file)
         elif kind in (FileKind.RASTER, FileKind.SLIDE):
-            tile = kind is FileKind.RASTER and _is_tile(file, settings)
-            group = (file, *parts.get(file.relative, ()))
-            units.append(Unit(group, {"format": "tile" if tile else "slide", "mpp": _listed_mpp(group, settings)}))
-        elif kind is FileKind.DATA:
+            tile = kind == FileKind.RASTER and _is_tile(file, settings)
+            members = (file, *parts.get(file.relative, ()))
+            units.append(Unit(members, {"format": "tile" if tile else "slide", "mpp": _listed_mpp(members, settings)}))
+        elif kind == FileKind.DATA:
             outcomes[file.relative] = Outcome(Status.SKIPPED, "unsupported_format", "not a format of slides")
         else:
             outcomes[file.relative] = Outcome(Status.SKIPPED, "not_an_input", "neither a slide nor an image")
     for levels in series.values():
-        group = tuple(sorted(levels, key=lambda level: level.relative))
-        units.append(Unit(group, {"format": "dicom", "mpp": _listed_mpp(group, settings)}))
+        members = tuple(sorted(levels, key=lambda level: level.relative))
+        units.append(Unit(members, {"format": "dicom", "mpp": _listed_mpp(members, settings)}))
     return Discovery(units, outcomes)
 
 

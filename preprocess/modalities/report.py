@@ -29,6 +29,7 @@ from preprocess.conversion import (
     Conversion,
     Discovery,
     InputFile,
+    Inspected,
     Json,
     Outcome,
     Piece,
@@ -116,20 +117,20 @@ def spec(settings: Settings) -> ModalitySpec:
     )
 
 
-def discover(files: Sequence[InputFile], settings: Settings) -> Discovery:
-    """A unit a file; whether it is a report shows when it is read."""
-    discovery = Discovery([])
-    for file in files:
-        path = PurePosixPath(file.relative)
-        suffix = path.suffix.lower()
-        if _NO_REPORTS.fullmatch(path.name) or suffix in (".md", ""):
-            discovery.outcomes[file.relative] = Outcome(Status.SKIPPED, "not_an_input")
-        elif suffix in _TEXT_SUFFIXES or suffix in _TABLE_SUFFIXES:
-            discovery.units.append(Unit((file,)))
-        else:
-            reason = "unsupported_format" if suffix in _KNOWN_FORMATS else "not_an_input"
-            discovery.outcomes[file.relative] = Outcome(Status.SKIPPED, reason)
-    return discovery
+def inspect(file: InputFile, settings: Settings) -> dict[str, Json]:
+    """Told by the name alone; whether it is a report shows when it is read. Raises `Refusal` for other files."""
+    path = PurePosixPath(file.relative)
+    suffix = path.suffix.lower()
+    if _NO_REPORTS.fullmatch(path.name) or suffix in (".md", ""):
+        raise skipped("not_an_input")
+    if suffix not in _TEXT_SUFFIXES and suffix not in _TABLE_SUFFIXES:
+        raise skipped("unsupported_format" if suffix in _KNOWN_FORMATS else "not_an_input")
+    return {}
+
+
+def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
+    """A unit a file."""
+    return Discovery([Unit((one.file,)) for one in inspected])
 
 
 def convert(unit: Unit, settings: Settings) -> Conversion:

@@ -16,6 +16,7 @@ from preprocess.conversion import (
     Conversion,
     Discovery,
     InputFile,
+    Inspected,
     Json,
     Outcome,
     Piece,
@@ -104,29 +105,32 @@ def finish(settings: Settings, train: Iterable[Any]) -> tuple[ModalitySpec, dict
     return spec(settings), {}
 
 
-def discover(files: Sequence[InputFile], settings: Settings) -> Discovery:
+def inspect(file: InputFile, settings: Settings) -> dict[str, Json]:
+    """Picture or DICOM, and of DICOM the instance it is a copy of. Raises `Refusal` for other files."""
+    kind = file_kind(file.path)
+    if kind is FileKind.RASTER:
+        return {"format": "raster"}
+    if kind is FileKind.DICOM:
+        identity, lossy = _identity(file)
+        return {"format": "dicom", "identity": identity, "lossy": lossy}
+    if kind is FileKind.OTHER:
+        raise skipped("not_an_input", "neither an image nor DICOM")
+    raise skipped("unsupported_format", "not a format of radiographs")
+
+
+def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
     """A unit a file, but DICOM copies of one instance (another compression of it) are one unit, lossless first."""
     units: list[Unit] = []
-    outcomes: dict[str, Outcome] = {}
     instances: dict[str, list[tuple[bool, str, InputFile]]] = defaultdict(list)
-    for file in files:
-        kind = file_kind(file.path)
-        if kind is FileKind.RASTER:
-            units.append(Unit((file,), {"format": "raster"}))
-        elif kind is FileKind.DICOM:
-            try:
-                identity, lossy = _identity(file)
-            except Refusal as refusal:
-                outcomes[file.relative] = refusal.outcome
-            else:
-                instances[identity or file.relative].append((lossy, file.relative, file))
-        elif kind is FileKind.OTHER:
-            outcomes[file.relative] = Outcome(Status.SKIPPED, "not_an_input", "neither an image nor DICOM")
+    for one in inspected:
+        if one.about["format"] == "raster":
+            units.append(Unit((one.file,), {"format": "raster"}))
         else:
-            outcomes[file.relative] = Outcome(Status.SKIPPED, "unsupported_format", "not a format of radiographs")
+            identity = str(one.about["identity"]) or one.relative
+            instances[identity].append((bool(one.about["lossy"]), one.relative, one.file))
     for copies in instances.values():
         units.append(Unit(tuple(file for _, _, file in sorted(copies, key=lambda copy: copy[:2])), {"format": "dicom"}))
-    return Discovery(units, outcomes)
+    return Discovery(units)
 
 
 def convert(unit: Unit, settings: Settings) -> Conversion:

@@ -30,9 +30,11 @@ def settings(arguments): return {}
 def spec(settings):
     return ModalitySpec("toy", Kind.VOLUME, Geometry((1, 2, 3, 4)), (Field("volume", "zarr", "int16"),), "counts")
 
-def discover(files, settings):
-    toys = [file for file in files if file.relative.endswith(".toy")]
-    return Discovery([Unit((file,)) for file in toys])
+def inspect(file, settings):
+    return {"toy": file.relative.endswith(".toy")}
+
+def group(inspected, settings):
+    return Discovery([Unit((one.file,)) for one in inspected if one.about["toy"]])
 
 def convert(unit, settings):
     file = unit.files[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medcoss.contracts import Kind, ModalitySpec, UsageError
 from preprocess.cli import main
-from preprocess.conversion import Conversion, InputFile, Refusal
+from preprocess.conversion import Conversion, Discovery, InputFile, Refusal
 from preprocess.modalities import pathology
 from preprocess.readers import tiling, wsi
 from preprocess.reasons import REASONS
+from preprocess.workers import inspect_all
 
 PINK, GLASS = (214, 130, 178), (243, 242, 244)
+
+
+def discover(files: Sequence[InputFile], settings: dict[str, Any]) -> Discovery:
+    """Units and outcomes as the engine finds them."""
+    inspected, refused = inspect_all(pathology, files, settings)
+    found = pathology.group(inspected, settings)
+    return Discovery(found.units, refused | found.outcomes)
 
 
 def options(*words: str) -> dict[str, Any]:
@@ -55,7 +64,7 @@ def convert(root: Path, settings: dict[str, Any] | None = None) -> Conversion:
     """All files below root; conversions merged. A refusal counts for all files of its unit."""
     chosen = settings or options()
     files = [InputFile(path, path.relative_to(root).as_posix()) for path in sorted(root.rglob("*")) if path.is_file()]
-    discovery = pathology.discover(files, chosen)
+    discovery = discover(files, chosen)
     merged = Conversion([], outcomes=dict(discovery.outcomes))
     for unit in discovery.units:
         try:
@@ -372,7 +381,7 @@ def test_units_of_slides_of_several_files(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(b"x")
     files = [InputFile(path, path.relative_to(tmp_path).as_posix()) for path in tmp_path.rglob("*") if path.is_file()]
-    discovery = pathology.discover(files, options())
+    discovery = discover(files, options())
     units = {frozenset(file.relative for file in unit.files): unit.files[0].relative for unit in discovery.units}
     assert units == {
         frozenset({"dicom/1", "dicom/2.dcm"}): "dicom/1",
@@ -408,7 +417,7 @@ def test_real_regions_and_tiles(real_data: Path) -> None:
     some = sorted((root / "lc25000_lung224" / "lung_n").iterdir())[:10]
     files = [InputFile(path, path.relative_to(root).as_posix()) for path in some]
     chosen = options("--tiles", "lc25000_lung224")
-    for unit in pathology.discover(files, chosen).units:
+    for unit in discover(files, chosen).units:
         (piece,) = pathology.convert(unit, chosen).pieces
         source = np.asarray(Image.open(unit.files[0].path).convert("RGB")).astype(float)
         error = np.mean((pixels(piece.data) - source) ** 2)

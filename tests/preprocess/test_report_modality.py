@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from medcoss.contracts import CLS_ID, DEID_ID, SEP_ID, SPECIAL_TOKENS, UsageError
-from preprocess.conversion import Conversion, InputFile, Refusal, Status, Unit
+from preprocess.conversion import Conversion, Discovery, InputFile, Refusal, Status, Unit
 from preprocess.modalities import report
 from preprocess.readers.text import sections, sentences
+from preprocess.workers import inspect_all
+
+
+def discover(files: Sequence[InputFile], settings: dict[str, Any]) -> Discovery:
+    """Units and outcomes as the engine finds them."""
+    inspected, refused = inspect_all(report, files, settings)
+    found = report.group(inspected, settings)
+    return Discovery(found.units, refused | found.outcomes)
 
 
 def settings(*words: str) -> dict[str, Any]:
@@ -135,7 +144,7 @@ def test_table_rows_are_samples_with_their_own_columns(tmp_path: Path) -> None:
 
 def test_discover_tells_reports_from_other_files(tmp_path: Path) -> None:
     names = ["a.txt", "b.CSV", "README.md", "LICENSE", "readme.txt", "x.json", "pic.png", "p10/s1.txt"]
-    found = report.discover([InputFile(tmp_path / name, name) for name in names], settings())
+    found = discover([InputFile(tmp_path / name, name) for name in names], settings())
     assert [unit.files[0].relative for unit in found.units] == ["a.txt", "b.CSV", "p10/s1.txt"]
     assert {name: outcome.reason for name, outcome in found.outcomes.items()} == {
         "README.md": "not_an_input", "LICENSE": "not_an_input", "readme.txt": "not_an_input",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medcoss.contracts import Kind, ModalitySpec, UsageError
-from preprocess.conversion import Conversion, InputFile, Refusal, Status
+from preprocess.conversion import Conversion, Discovery, InputFile, Refusal, Status
 from preprocess.modalities import xray
 from preprocess.readers import radiograph
 from preprocess.reasons import REASONS
+from preprocess.workers import inspect_all
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
+
+
+def discover(files: Sequence[InputFile], settings: dict[str, Any]) -> Discovery:
+    """Units and outcomes as the engine finds them."""
+    inspected, refused = inspect_all(xray, files, settings)
+    found = xray.group(inspected, settings)
+    return Discovery(found.units, refused | found.outcomes)
 
 
 def options(*words: str) -> dict[str, Any]:
@@ -62,7 +71,7 @@ def convert(root: Path, settings: dict[str, Any] | None = None) -> Conversion:
     """All files below root, converted in the order of their units; the conversions merged."""
     chosen = settings or options()
     files = [InputFile(path, path.relative_to(root).as_posix()) for path in sorted(root.rglob("*")) if path.is_file()]
-    discovery = xray.discover(files, chosen)
+    discovery = discover(files, chosen)
     merged = Conversion([], outcomes=dict(discovery.outcomes))
     for unit in discovery.units:
         try:
@@ -322,7 +331,7 @@ def test_copies_of_one_instance_give_one_sample_whatever_the_order(tmp_path: Pat
     assert [piece.file for piece in result.pieces] == ["b.dcm"]
     assert result.outcomes["a.dcm"].reason == "duplicate_instance"
     files = [InputFile(tmp_path / name, name) for name in ("a.dcm", "b.dcm")]
-    assert xray.discover(files, options()).units == xray.discover(files[::-1], options()).units
+    assert discover(files, options()).units == discover(files[::-1], options()).units
 
 
 def test_damaged_first_copy_gives_way_to_the_next(tmp_path: Path) -> None:
@@ -386,7 +395,7 @@ def test_real_photographs(real_data: Path) -> None:
     folder = real_data / "xray" / "kermany224" / "test" / "NORMAL"
     some = sorted(folder.iterdir())[:20]
     files = [InputFile(path, path.name) for path in some]
-    for unit in xray.discover(files, options()).units:
+    for unit in discover(files, options()).units:
         (piece,) = xray.convert(unit, options()).pieces
         stored, source = pixels(piece.data), np.asarray(Image.open(unit.files[0].path).convert("L"))
         assert stored.shape == (224, 224)
