@@ -1,4 +1,4 @@
-"""Who a sample belongs to and which split that subject is in: salt, pseudonymous tokens, thresholds on an HMAC.
+"""Who a sample belongs to and which split that subject is in: names found, pseudonymous tokens, thresholds on an HMAC.
 
 A subject's split depends on the salt and the subject's name alone, so adding inputs moves nobody and all modalities
 agree. Raw names live in memory only, long enough to become a token.
@@ -6,20 +6,19 @@ agree. Raw names live in memory only, long enough to become a token.
 
 from __future__ import annotations
 
-import base64
-import csv
-import hmac
-import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from medcoss.contracts import SPLITS, UsageError
+from medcoss.salt import DEFAULT_SALT as DEFAULT_SALT
+from medcoss.salt import Salt as Salt
+from medcoss.salt import load_salt as load_salt
+from medcoss.salt import read_aliases as read_aliases
+from medcoss.salt import subject_token
 from preprocess.conversion import WEAK
 
-DEFAULT_SALT = "~/.config/medcoss/salt"
 _SPLIT_NAMES = {
     "train": "train", "training": "train", "tr": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
@@ -33,57 +32,6 @@ _UID = re.compile(r"[0-2](\.\d+){4,}")
 _MIMIC = re.compile(r"p\d{8}")
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)(_.*)?")
 _TCGA = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
-
-
-@dataclass(frozen=True)
-class Salt:
-    """The secret of one site: without it tokens cannot be traced back by trying all patient numbers."""
-
-    secret: bytes = field(repr=False)
-
-    @property
-    def id(self) -> str:
-        """What manifests show of the salt: equal for equal salts, useless for computing tokens."""
-        return self.token("salt id", "", length=16)
-
-    def digest(self, *parts: str | bytes) -> bytes:
-        """HMAC-SHA256 over the parts, with lengths, so that ("ab", "c") and ("a", "bc") differ. 32 bytes."""
-        message = b"".join(
-            len(data).to_bytes(8, "big") + data
-            for data in (part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part for part in parts)
-        )
-        return hmac.digest(self.secret, message, "sha256")
-
-    def token(self, *parts: str | bytes, length: int) -> str:
-        """The first `length` characters of the digest in lower-case base32 ([a-z2-7])."""
-        return base64.b32encode(self.digest(*parts)).decode().lower()[:length]
-
-
-def load_salt(path: Path) -> Salt:
-    """Read the salt file, or make it once (mode 600, in a folder of mode 700).
-
-    Raises `UsageError` if the file is too short to be a secret, `OSError` if it cannot be read or made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Whole before it has its name: two first runs at once must agree on one salt, and a killed one leaves none.
-    if not path.exists():
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            if not path.exists():
-                os.link(fresh, path)
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    secret = path.read_bytes().strip()
-    if len(secret) < 16:
-        raise UsageError(f"the salt file {path} holds fewer than 16 characters: write a longer secret or delete it")
-    return Salt(secret)
 
 
 def split_name(text: str) -> str | None:
@@ -143,34 +91,6 @@ def path_subject(relative: str) -> str | None:
     return None
 
 
-def read_aliases(path: Path) -> dict[str, str]:
-    """`--subject-alias CSV`, columns `alias,subject`: two names of one patient. Chains are followed.
-
-    Raises `UsageError` if the columns are missing, an alias has two subjects, or names form a ring.
-    """
-    pairs: dict[str, str] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"alias", "subject"} <= set(reader.fieldnames or ()):
-            raise UsageError(f"the alias table {path} lacks the columns alias,subject: add that header")
-        for row in reader:
-            alias, subject = (row["alias"] or "").strip(), (row["subject"] or "").strip()
-            if alias == subject or not alias or not subject:
-                continue
-            if pairs.setdefault(alias, subject) != subject:
-                raise UsageError(f"the alias table {path} gives one alias two subjects (line {reader.line_num})")
-    resolved = {}
-    for alias in pairs:
-        seen, name = {alias}, pairs[alias]
-        while name in pairs:
-            if name in seen:
-                raise UsageError(f"the alias table {path} goes round in a ring: name one of its subjects as the last")
-            seen.add(name)
-            name = pairs[name]
-        resolved[alias] = name
-    return resolved
-
-
 @dataclass(frozen=True)
 class Subjects:
     """Turns what is known of a sample's origin into a pseudonymous token."""
@@ -203,8 +123,7 @@ class Subjects:
         return (match.groupdict().get("subject") or (match[1] if match.re.groups else match[0])) or ""
 
     def _hash(self, name: str) -> str:
-        name = name.strip()
-        return self.salt.token("subject", self.aliases.get(name, name), length=16)
+        return subject_token(self.salt, name, self.aliases)
 
 
 def _is_weak(name: str) -> bool:

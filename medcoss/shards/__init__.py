@@ -1,5 +1,6 @@
 """Shard sets: samples in tars or Zarr arrays, under one manifest that is the contract with the trainer."""
 
+from medcoss.shards.erasures import ERASURES, Erasure, erasures_json, read_erasures
 from medcoss.shards.manifest import (
     Manifest,
     ShardFile,
@@ -14,6 +15,8 @@ from medcoss.shards.verify import Problem, verify
 from medcoss.shards.writer import Sample, write_manifest, write_split
 
 __all__ = [
+    "ERASURES",
+    "Erasure",
     "Manifest",
     "Problem",
     "Sample",
@@ -22,7 +25,9 @@ __all__ = [
     "Split",
     "SplitEntry",
     "canonical_json",
+    "erasures_json",
     "hash_settings",
+    "read_erasures",
     "read_manifest",
     "sha256_file",
     "verify",
