@@ -53,7 +53,7 @@ def make_slide(path: Path, side_px: int = 20_000, mpp: float = 0.25, quality: in
 
 
 def _patch(rng: np.random.Generator, label: str) -> np.ndarray:
-    """Tissue of one class, glass in its corners at most (2048, 2048, 3) uint8, sharp and noisy as a camera's picture."""
+    """Tissue of one class, glass in corners at most, with a camera's noise: (2048, 2048, 3) uint8."""
     drawn = pathology.draw(rng, label)[192:-192, 192:-192]
     stain = rng.normal(0, _NOISE, (*drawn.shape[:2], 1)) + rng.normal(0, _NOISE / 2, drawn.shape)
     coarse = Image.fromarray(np.clip(drawn + stain, 0, 255).astype(np.uint8))
