@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,13 @@ _EXAMPLE = """examples:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status (0 done, 1 failed, 2 usage, 3 done but some inputs failed)."""
     words = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(words).parse_args(words)
+    action = _phantoms if arguments.command == "phantoms" else _convert
+    return run_command(action, arguments, debug=arguments.debug)
+
+
+def build_parser(words: Sequence[str]) -> Parser:
+    """The parser of `preprocess`; of its commands only the one that `words` name has its options."""
     parser = Parser(
         prog="preprocess", description=__doc__, epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,9 +59,7 @@ def main(argv: list[str] | None = None) -> int:
                 _add_common(command, name)
             importlib.import_module(module).add_arguments(command)
             add_debug(command)
-    arguments = parser.parse_args(words)
-    action = _phantoms if arguments.command == "phantoms" else _convert
-    return run_command(action, arguments, debug=arguments.debug)
+    return parser
 
 
 def modality_names() -> list[str]:
