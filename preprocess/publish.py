@@ -52,7 +52,7 @@ def publish(
             fates = assembly.fates.values()
             chosen = _evenly([placed for split in SPLITS for placed in assembly.splits[split]], qc.SHEET_SAMPLES)
             sheet = [_sample(placed, data, rewriter) for placed in chosen]
-            inputs = {name: data.read_bytes(*place) for name, place in sorted(assembly.attachments.items())}
+            inputs = _write_attachments(assembly, data, made / "qc" / "inputs")
             qc.write_qc(
                 made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates, inputs
             )
@@ -88,6 +88,17 @@ def _write_set(
         made, spec=spec, splits=splits, files=files, settings=settings, inputs=inputs, salt_id=salt_id
     )
     return manifest, rewriter
+
+
+def _write_attachments(assembly: Assembly, data: StagedData, folder: Path) -> list[str]:
+    """One after the other, for those of a thousand slides would not fit into memory. Returns their names in order."""
+    folder.mkdir(parents=True)
+    names = sorted(assembly.attachments)
+    for name in names:
+        (folder / name).write_bytes(data.read_bytes(*assembly.attachments[name]))
+    if not names:
+        folder.rmdir()
+    return names
 
 
 def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None = None) -> Sample:

@@ -34,16 +34,11 @@ border-left:3px solid #c4ced8;width:100%}.failed{color:#a3231b}
 
 def write_qc(
     directory: Path, manifest: Manifest, sheet: Sequence[Sample], figures: Mapping[str, Sequence[float]],
-    reasons: Sequence[tuple[str, str, int]], duplicates: int, inputs: Mapping[str, bytes],
+    reasons: Sequence[tuple[str, str, int]], duplicates: int, inputs: Sequence[str],
 ) -> None:  # fmt: skip
     """Write `directory`/index.html. `sheet` are samples as stored, `figures` histograms' values by name with unit,
-    `inputs` the attachments by name, which become `directory`/inputs/NAME.
+    `inputs` the names of the attachments, which lie in `directory`/inputs already.
     """
-    directory.mkdir(parents=True)
-    if inputs:
-        (directory / "inputs").mkdir()
-    for name, content in inputs.items():
-        (directory / "inputs" / name).write_bytes(content)
     parts = [
         f"<h1>{manifest.name}: {sum(entry.samples for entry in manifest.splits.values())} samples</h1>",
         _splits(manifest, duplicates),
@@ -100,7 +95,7 @@ def _tile(sample: Sample, kind: Kind) -> str:
     return f'<figure><img alt="" src="{source}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _inputs(inputs: Mapping[str, bytes]) -> str:
+def _inputs(inputs: Sequence[str]) -> str:
     pictures = [name for name in inputs if name.endswith(".jpg")][:SHEET_SAMPLES]
     if not pictures:
         return ""
@@ -112,7 +107,7 @@ def _inputs(inputs: Mapping[str, bytes]) -> str:
     return f'<h2>Inputs</h2><div class="sheet">{shown}</div>'
 
 
-def _others(picture: str, inputs: Mapping[str, bytes]) -> str:
+def _others(picture: str, inputs: Sequence[str]) -> str:
     stem = picture.partition(".")[0]
     beside = [name for name in inputs if name.startswith(stem) and name != picture]
     return " ".join(f'<a href="inputs/{name}">{name.partition(".")[2]}</a>' for name in beside)
