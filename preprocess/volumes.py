@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from preprocess.conversion import (
     Unit,
     skipped,
 )
+from preprocess.heartbeat import beat
+from preprocess.readers import separable
 from preprocess.readers.dicom import MAX_PIXELS, open_dicom
 from preprocess.readers.frames import SCAN_TAGS, Frame, refuse_non_slices, series_key
 from preprocess.readers.nifti import ITK_SUFFIXES, NIFTI_SUFFIXES, read_volume_file
@@ -216,10 +218,6 @@ class Window:
     depth: int
     in_plane: InPlane
 
-    def sample(self, volume: Volume, *, fill: float, clip: tuple[float, float] | None = None) -> Array:
-        """Values (depth, *in_plane.size), float32, before placing; clipped, then interpolated once."""
-        return sample(volume, self.low, self.high, (self.depth, *self.in_plane.size), fill=fill, clip=clip)
-
     def geometry(self, volume: Volume, axis: str) -> dict[str, Json]:
         """The sample's geometry for its record; millimetres in the sample's axis order (depth, height, width)."""
         spans = (self.high - self.low) * np.array(volume.spacing)
@@ -232,6 +230,28 @@ class Window:
             "native_shape": list(volume.values.shape),
             "voxel_mm": [round(value, 4) for value in voxel],
         }
+
+
+def cut(
+    volume: Volume,
+    windows: Sequence[Window],
+    *,
+    fill: float,
+    grid: tuple[int, int, int] | None = None,
+    clip: tuple[float, float] | None = None,
+) -> Iterator[Array]:
+    """Values (depth, *in_plane.size), float32, of each window before placing; windows of one volume, in rising order.
+
+    Straight volumes go through the grid of `grid` points an axis, see `separable.cut`; sheared ones are read linearly
+    from their own voxels, `fill` outside. Values are clipped to `clip` before; a spline may lead out of it again.
+    """
+    size = (windows[0].depth, *windows[0].in_plane.size)
+    if not any(volume.drift):
+        yield from separable.cut(volume, [(window.low, window.high) for window in windows], size, grid=grid, clip=clip)
+        return
+    for window in windows:
+        yield sample(volume, window.low, window.high, size, fill=fill, clip=clip)
+        beat()
 
 
 def content_digest(volume: Volume) -> bytes:

@@ -158,15 +158,17 @@ def _pieces(loaded: Loaded, settings: Settings) -> list[Piece]:
         raise skipped("too_thick", f"{max(volume.spacing):.2f} mm")
     digest = volumes.content_digest(volume)
     pieces = []
-    for number, window in enumerate(windows(volume, settings)):
-        values = np.rint(window.sample(volume, fill=low, clip=(low, high))).astype(np.int16)
+    boxes = windows(volume, settings)
+    cut = volumes.cut(volume, boxes, fill=low, grid=grid(volume, settings), clip=(low, high))
+    for number, (window, fine) in enumerate(zip(boxes, cut, strict=True)):
+        values = np.rint(np.clip(fine, low, high)).astype(np.int16)
         if values.min() == values.max():
             continue
         pieces.append(
             Piece(
                 content=digest,
                 suffix=f"{number:04d}",
-                data=window.in_plane.place(np.clip(values, low, high), low),
+                data=window.in_plane.place(values, low),
                 file=loaded.files[0],
                 subject_ids=loaded.subject_ids,
                 geometry=window.geometry(volume, "z"),
@@ -188,11 +190,17 @@ def _in_hu(loaded: Loaded, settings: Settings) -> Volume:
     return loaded.volume
 
 
-def windows(volume: Volume, settings: Settings) -> list[volumes.Window]:
-    """Windows of `window_slices` planes of the `spacing_mm` grid, whose corners are the volume's own corners."""
-    depth, *canvas = settings["window"]
+def grid(volume: Volume, settings: Settings) -> tuple[int, int, int]:
+    """Points an axis of the `spacing_mm` grid, whose corners are the volume's own corners."""
     extent = (volume.high - volume.low) * np.array(volume.spacing)
-    counts = [max(2, round(float(length) / settings["spacing_mm"]) + 1) for length in extent]
+    z, y, x = (max(2, round(float(length) / settings["spacing_mm"]) + 1) for length in extent)
+    return z, y, x
+
+
+def windows(volume: Volume, settings: Settings) -> list[volumes.Window]:
+    """Windows of `window_slices` planes of the `spacing_mm` grid."""
+    depth, *canvas = settings["window"]
+    counts = grid(volume, settings)
     step = (volume.high - volume.low) / (np.array(counts) - 1)
     first, last = [0, 0, 0], [count - 1 for count in counts]
     for axis in (1, 2):

@@ -117,9 +117,11 @@ class Scale:
         low, high = (float(limit) for limit in np.percentile(values, _PERCENTILES))
         clipped = np.clip(values, low, high)
         deviation = float(clipped.std(dtype=np.float64))
-        if not deviation >= volumes.CONSTANT_SD:
+        mean = float(clipped.mean(dtype=np.float64))
+        # Interpolating equal values of 10^6 leaves float32's rounding, some 10^-7 of them, which is no contrast.
+        if not deviation >= volumes.CONSTANT_SD * max(1.0, abs(mean)):
             raise failed("constant", f"standard deviation {deviation:.1e}")
-        return cls(low, high, float(clipped.mean(dtype=np.float64)), deviation)
+        return cls(low, high, mean, deviation)
 
     def apply(self, values: Array) -> Array:
         """float16 z-scores of float32 values."""
@@ -141,8 +143,8 @@ def _pieces(loaded: Loaded, settings: Settings) -> list[Piece]:
     whole = _foreground_scale(volume) if settings["normalise"] == "volume" else None
     darkest = float(volume.values.min())
     pieces = []
-    for number, window in enumerate(windows(volume, settings)):
-        values = window.sample(volume, fill=darkest)
+    boxes = windows(volume, settings)
+    for number, (window, values) in enumerate(zip(boxes, volumes.cut(volume, boxes, fill=darkest), strict=True)):
         try:
             scale = whole or Scale.of(values)
         except Refusal:
