@@ -160,6 +160,13 @@ def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
         if "less than expected" in str(error) or "frames" in str(error):
             raise failed("truncated_pixels", f"fewer frames or bytes than the header says ({syntax.name})") from error
         raise
+    except StopIteration as error:
+        raise failed("truncated_pixels", f"no frame in the compressed pixel data ({syntax.name})") from error
+    except BaseException as error:
+        # A panic of the RLE decoder, written in Rust, is no Exception, and its class cannot be imported.
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise failed("unreadable", f"the compressed pixel data is damaged ({syntax.name})") from error
     return values
 
 
