@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +22,8 @@ class Placed:
     split: str
     unit_id: str
     sample: StagedSample
+    part: int = 0
+    """Which of the samples that a rewriter makes of it."""
 
 
 @dataclass
@@ -45,6 +47,9 @@ class Assembly:
     conflicts: int = 0
     unknown_subjects: int = 0
     figures: dict[str, list[float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows and the like inside the files, by name, over the whole set."""
+
     attachments: dict[str, tuple[str, StagedAttachment]] = field(default_factory=dict)
     """Unit id and place of each file of `qc/inputs/`, by its name."""
 
@@ -95,6 +100,7 @@ def assemble(
     for name, outcome in outcomes.items():
         _merge(assembly.fates, FileFate(name, "", outcome))
     assembly.figures = _figures(units)
+    assembly.counts = _count(units, copies, assembly)
     prefixes = {key.partition("-")[0] for keys in kept.values() for key in keys}
     for unit in units:
         for attachment in unit.attachments:
@@ -167,6 +173,29 @@ def _inherit(units: list[StagedUnit], fates: dict[str, FileFate]) -> None:
                 continue
             outcome = fate.outcome if head.outcome.status is Status.WRITTEN else head.outcome
             fates[name] = replace(fate, outcome=outcome, key_prefix=head.key_prefix)
+
+
+def _count(units: list[StagedUnit], copies: Mapping[str, list[Placed]], assembly: Assembly) -> dict[str, int]:
+    """Sum what lies inside the files, copies among it included; each file's message tells its own numbers."""
+    inside: dict[str, Counter[str]] = defaultdict(Counter)
+    for unit in units:
+        for name, counts in unit.counts.items():
+            inside[name].update(counts)
+    for placed in assembly.splits.values():
+        for one in placed:
+            for copy in copies[one.sample.key]:
+                if copy.sample.input_id in inside:
+                    inside[copy.sample.input_id]["copies"] += 1
+            if one.sample.input_id in inside:
+                inside[one.sample.input_id]["copies"] -= 1
+    total: Counter[str] = Counter()
+    for name, numbers in sorted(inside.items()):
+        total.update(numbers)
+        fate = assembly.fates[name]
+        told = ", ".join(f"{number} {what}" for what, number in numbers.items() if number)
+        message = "; ".join(filter(None, (fate.outcome.message, told)))
+        assembly.fates[name] = replace(fate, outcome=replace(fate.outcome, message=message))
+    return {what: number for what, number in total.items() if number}
 
 
 def _figures(units: list[StagedUnit]) -> dict[str, list[float]]:

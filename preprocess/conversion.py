@@ -161,24 +161,29 @@ class Attachment:
 
 @dataclass
 class Conversion:
-    """What a unit gave: samples, the outcome of each of its files by `relative`, figures for the QC histograms, and
-    files for people to look at.
+    """What a unit gave: samples, the outcome of each of its files by `relative`, figures for the QC histograms, files
+    for people to look at, and counts of what lies inside a file.
 
     A file missing in `outcomes` is `written` if a piece counts to the unit. `figures` maps a histogram's name with its
-    unit (for example "slice spacing (mm)") to values.
+    unit (for example "slice spacing (mm)") to values. `counts` are numbers by the file's `relative` and a name such as
+    "rows too short": summed over the units of a file for its message, over all files for the statistics.
     """
 
     pieces: list[Piece]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     figures: dict[str, list[float]] = field(default_factory=dict)
     attachments: list[Attachment] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Rewriter(Protocol):
     """Changes each sample's data when the set-level files are known; keeps its own count of what it did."""
 
-    def __call__(self, data: bytes | np.ndarray[Any, Any]) -> bytes | np.ndarray[Any, Any]:
-        """The data as it is to be stored."""
+    def count(self, data: bytes | np.ndarray[Any, Any]) -> int:
+        """How many samples become of it, at least 1; those after the first get the next suffixes."""
+
+    def __call__(self, data: bytes | np.ndarray[Any, Any], part: int = 0) -> bytes | np.ndarray[Any, Any]:
+        """The data of one of them as it is to be stored."""
 
     def statistics(self) -> dict[str, float]:
         """Figures for `statistics.json` after all samples, for example the fraction of texts that were cut."""

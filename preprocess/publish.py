@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def publish(
             sheet = [_sample(placed, data, rewriter) for placed in chosen]
             inputs = _write_attachments(assembly, data, made / "qc" / "inputs")
             qc.write_qc(
-                made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates, inputs
-            )
+                made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates, inputs,
+                assembly.counts,
+            )  # fmt: skip
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
@@ -71,6 +73,8 @@ def _write_set(
 ) -> tuple[Manifest, Rewriter | None]:  # fmt: skip
     spec, contents = modality.finish(settings, (data.read(p.unit_id, p.sample) for p in assembly.splits["train"]))
     rewriter: Rewriter | None = modality.rewriter(settings, contents) if hasattr(modality, "rewriter") else None
+    if rewriter is not None:
+        _divide(assembly, data, rewriter)
     splits: dict[str, SplitEntry] = {}
     files: dict[str, str] = {}
     for split in SPLITS:
@@ -90,6 +94,19 @@ def _write_set(
     return manifest, rewriter
 
 
+def _divide(assembly: Assembly, data: StagedData, rewriter: Rewriter) -> None:
+    """Several samples in the place of one where the rewriter makes several; their file counts them all."""
+    for split, placed in assembly.splits.items():
+        divided: list[Placed] = []
+        for one in placed:
+            parts = rewriter.count(data.read(one.unit_id, one.sample))
+            prefix, _, suffix = one.sample.key.rpartition("-")
+            keys = [one.sample.key, *(f"{prefix}-{part:0{len(suffix)}}" for part in range(1, parts))]
+            divided += [replace(one, sample=replace(one.sample, key=key), part=part) for part, key in enumerate(keys)]
+            assembly.fates[one.sample.input_id].n_samples += parts - 1
+        assembly.splits[split] = divided
+
+
 def _write_attachments(assembly: Assembly, data: StagedData, folder: Path) -> list[str]:
     """One after the other, for those of a thousand slides would not fit into memory. Returns their names in order."""
     folder.mkdir(parents=True)
@@ -104,7 +121,7 @@ def _write_attachments(assembly: Assembly, data: StagedData, folder: Path) -> li
 def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None = None) -> Sample:
     content = data.read(placed.unit_id, placed.sample)
     if rewriter is not None:
-        content = rewriter(content)
+        content = rewriter(content, placed.part)
     about = placed.sample
     return Sample(about.key, content, about.subject, about.labels, about.geometry)
 
@@ -122,6 +139,7 @@ def _statistics(assembly: Assembly, spec: ModalitySpec, rewriter: Rewriter | Non
         "duplicates": assembly.duplicates,
         "conflicting_labels": assembly.conflicts,
         "samples_without_known_subject": assembly.unknown_subjects,
+        "counts": assembly.counts,
         "figures": figures,
         **(rewriter.statistics() if rewriter is not None else {}),
     }

@@ -35,15 +35,18 @@ border-left:3px solid #c4ced8;width:100%}.failed{color:#a3231b}
 def write_qc(
     directory: Path, manifest: Manifest, sheet: Sequence[Sample], figures: Mapping[str, Sequence[float]],
     reasons: Sequence[tuple[str, str, int]], duplicates: int, inputs: Sequence[str],
+    counts: Mapping[str, int],
 ) -> None:  # fmt: skip
     """Write `directory`/index.html. `sheet` are samples as stored, `figures` histograms' values by name with unit,
-    `inputs` the names of the attachments, which lie in `directory`/inputs already.
+    `inputs` the names of the attachments, which lie in `directory`/inputs already, `counts` those of
+    rows and the like inside the files.
     """
     parts = [
         f"<h1>{manifest.name}: {sum(entry.samples for entry in manifest.splits.values())} samples</h1>",
         _splits(manifest, duplicates),
         "<h2>Files left out</h2>",
         _reasons(reasons),
+        _counts(counts),
         "<h2>Samples as stored</h2>",
         '<div class="sheet">' + "".join(_tile(sample, manifest.kind) for sample in sheet) + "</div>",
         _inputs(inputs),
@@ -79,6 +82,13 @@ def _reasons(reasons: Sequence[tuple[str, str, int]]) -> str:
         for status, reason, number in reasons
     )
     return f"<table><tr><th>status<th>reason<th>files<th>meaning{rows}</table>"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    if not counts:
+        return ""
+    rows = "".join(f'<tr><td>{html.escape(name)}<td class="n">{number}' for name, number in counts.items())
+    return f"<h2>Inside the files</h2><table>{rows}</table>"
 
 
 def _tile(sample: Sample, kind: Kind) -> str:

@@ -255,7 +255,8 @@ def _result(
     failures = [
         (files[name], fates[name].outcome) for name in sorted(fates) if fates[name].outcome.status is Status.FAILED
     ]
-    notes = [*told, *(f"defect: {text}; run with --debug and report it" for text in defects)]
+    notes = [*told, *([", ".join(f"{n} {what}" for what, n in assembly.counts.items())] if assembly.counts else [])]
+    notes += [*(f"defect: {text}; run with --debug and report it" for text in defects)]
     if assembly.duplicates:
         notes.append(f"{assembly.duplicates} samples were copies of others and left out")
     if assembly.conflicts:

@@ -59,7 +59,9 @@ class StagedAttachment:
 
 @dataclass
 class StagedUnit:
-    """A unit's outcomes by input id, its figures, samples and attachments. `stamp` tells whether inputs changed."""
+    """A unit's outcomes by input id, its figures, samples, attachments and counts (by input id and name). `stamp` tells
+    whether inputs changed.
+    """
 
     unit_id: str
     stamp: str
@@ -67,6 +69,7 @@ class StagedUnit:
     figures: dict[str, list[float]] = field(default_factory=dict)
     samples: list[StagedSample] = field(default_factory=list)
     attachments: list[StagedAttachment] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -103,9 +106,11 @@ class UnitWriter:
         self._offset += len(part)
         return place
 
-    def commit(self, outcomes: dict[str, Outcome], figures: dict[str, list[float]]) -> StagedUnit:
+    def commit(
+        self, outcomes: dict[str, Outcome], figures: dict[str, list[float]], counts: dict[str, dict[str, int]]
+    ) -> StagedUnit:
         """Write the file. Raises `OSError` (disk full) with nothing left under the unit's name."""
-        self._unit.outcomes, self._unit.figures = outcomes, figures
+        self._unit.outcomes, self._unit.figures, self._unit.counts = outcomes, figures, counts
         header = json.dumps(asdict(self._unit), separators=(",", ":")).encode()
         temporary = self._path.with_name(self._path.name + TEMPORARY_SUFFIX)
         try:

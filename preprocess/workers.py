@@ -111,7 +111,9 @@ def convert_unit(task: Task, unit_id: str, unit: Unit) -> StagedUnit:
         prefix = task.salt.token("key", task.modality, attachment.content, length=26)
         writer.attach(prefix, attachment.extension, attachment.data)
     outcomes = {ids[name]: conversion.outcomes.get(name, default) for name in ids}
-    return writer.commit(outcomes, conversion.figures)
+    return writer.commit(
+        outcomes, conversion.figures, {ids[name]: counts for name, counts in conversion.counts.items()}
+    )
 
 
 def _identity(task: Task, file: InputFile, piece: Piece) -> tuple[str, bool, dict[str, Any], str | None]:

@@ -258,7 +258,11 @@ class Shortener:
         self._length = length
         self._texts = self._cut = self._tokens = 0
 
-    def __call__(self, data: bytes | np.ndarray[Any, Any]) -> bytes:
+    def count(self, data: bytes | np.ndarray[Any, Any]) -> int:
+        """One: the end of a long text is dropped."""
+        return 1
+
+    def __call__(self, data: bytes | np.ndarray[Any, Any], part: int = 0) -> bytes:
         """The text, or its beginning. A first sentence that is too long is cut between two words."""
         text = bytes(data).decode()
         # Most of a long text is never looked at: what is too many tokens shows in its beginning.
