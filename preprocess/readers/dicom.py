@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID
@@ -55,6 +56,9 @@ LOSSY_SYNTAXES = frozenset(
         "1.2.840.10008.1.2.4.203",  # HTJ2K, irreversible allowed
     )
 )
+
+_CUT_UNNOTICED = frozenset(UID(f"1.2.840.10008.1.2.4.{number}") for number in (50, 51, 57, 70, 80, 81))
+"""JPEG of all processes and JPEG-LS, whose decoders fill what a stream that ends early lacks, without a word."""
 
 # Expected findings become typed refusals; pydicom's own log lines would only repeat them, with header values in them.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -141,9 +145,22 @@ def decode_pixels(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
             expected = get_expected_length(dataset)
             if stored < expected:
                 raise failed("truncated_pixels", f"{stored} of {expected} bytes")
+        if syntax in _CUT_UNNOTICED:
+            _refuse_cut_streams(dataset)
         dataset.pixel_array_options(raw=True)
         values = _decode(dataset, syntax)
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+
+
+def _refuse_cut_streams(dataset: Dataset) -> None:
+    """Raise `truncated_pixels` unless each compressed image ends in its end marker, which cannot occur earlier."""
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    for stream in generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
+        if b"\xff\xd9" not in stream[-16:]:  # a byte or two of padding may follow
+            raise failed("truncated_pixels", "a compressed image lacks its end")
 
 
 def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
