@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from medcoss.contracts import Augmentation, Field, Geometry, Kind, ModalitySpec, UsageError
 from preprocess.conversion import (
@@ -26,11 +25,12 @@ from preprocess.conversion import (
     Unit,
     skipped,
 )
-from preprocess.readers import dicom, radiograph, raster
+from preprocess.labels import Labels
+from preprocess.readers import dicom, radiograph, raster, views
 from preprocess.readers.sniff import FileKind, file_kind
 
 SUMMARY = "radiographs (DICOM CR/DX, PNG, JPEG, TIFF, BMP) to 8-bit grey images"
-EXAMPLE = "preprocess xray --in /data/chest --out shards/xray --view PA AP --labels labels.csv"
+EXAMPLE = "preprocess xray --in /data/chest --out shards/xray --view PA AP --labels table.csv --view-column Projection"
 
 JPEG_QUALITY = 95
 
@@ -52,7 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="VIEW",
-        help="keep only these views by the DICOM header, for example PA AP; LATERAL takes LL and RL too",
+        help="keep only these views, for example PA AP; FRONTAL takes both, LATERAL takes LL and RL too",
+    )
+    parser.add_argument(
+        "--view-column",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="columns of the --labels tables that name a file's view, best first; they go before the DICOM header",
     )
     parser.add_argument(
         "--body-part", nargs="+", default=[], metavar="PART", help="keep only these body parts by the DICOM header"
@@ -69,21 +76,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options as they go into the manifest. Raises `UsageError` for a size or view that cannot be."""
-    views = sorted({str(name).upper() for name in arguments.view})
-    unknown = [name for name in views if name not in radiograph.VIEWS]
+    """The options; `_view_tables`, which holds file names, stays out of the manifest (its tables' digests are there).
+
+    Raises `UsageError` for a size or view that cannot be, and for view columns that no table has.
+    """
+    asked = sorted({str(name).upper() for name in arguments.view})
+    unknown = [name for name in asked if name not in views.VIEWS]
     if unknown:
-        raise UsageError(f"--view {unknown[0]} is unknown: choose from {', '.join(sorted(radiograph.VIEWS))}")
+        raise UsageError(f"--view {unknown[0]} is unknown: choose from {', '.join(sorted(views.VIEWS))}")
     if arguments.size < 8:
         raise UsageError(f"--size {arguments.size} is too small: expected 8 px or more")
+    tables = None
+    if arguments.view_column:
+        if not arguments.labels:
+            raise UsageError("--view-column names a column of a table: give the table with --labels")
+        tables = views.read_view_tables(arguments.labels, arguments.id_column or ("file",), arguments.view_column)
     return {
         "size": arguments.size,
-        "view": views,
+        "view": asked,
+        "view_column": list(arguments.view_column),
         "body_part": sorted({str(name).upper() for name in arguments.body_part}),
         "allow_burned_in": arguments.allow_burned_in,
         "allow_secondary_capture": arguments.allow_secondary_capture,
         "max_pixels": arguments.max_pixels,
         "jpeg_quality": JPEG_QUALITY,
+        "_view_tables": tables,
     }
 
 
@@ -121,21 +138,29 @@ def inspect(file: InputFile, settings: Settings) -> dict[str, Json]:
 def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
     """A unit a file, but DICOM copies of one instance (another compression of it) are one unit, lossless first."""
     units: list[Unit] = []
+    tables = settings["_view_tables"]
     instances: dict[str, list[tuple[bool, str, InputFile]]] = defaultdict(list)
     for one in inspected:
         if one.about["format"] == "raster":
-            units.append(Unit((one.file,), {"format": "raster"}))
+            units.append(_unit((one.file,), "raster", tables))
         else:
             identity = str(one.about["identity"]) or one.relative
             instances[identity].append((bool(one.about["lossy"]), one.relative, one.file))
     for copies in instances.values():
-        units.append(Unit(tuple(file for _, _, file in sorted(copies, key=lambda copy: copy[:2])), {"format": "dicom"}))
+        files = tuple(file for _, _, file in sorted(copies, key=lambda copy: copy[:2]))
+        units.append(_unit(files, "dicom", tables))
     return Discovery(units)
+
+
+def _unit(files: tuple[InputFile, ...], kind: str, tables: Labels | None) -> Unit:
+    named = None if tables is None else next(filter(None, (views.listed_view(tables, file) for file in files)), None)
+    return Unit(files, {"format": kind, "view": named})
 
 
 def convert(unit: Unit, settings: Settings) -> Conversion:
     """One sample: of the first file of the unit that gives one; other copies are `duplicate_instance`."""
     conversion = Conversion([])
+    read = _from_dicom if unit.detail["format"] == "dicom" else _from_raster
     for file in unit.files:
         if conversion.pieces:
             conversion.outcomes[file.relative] = Outcome(
@@ -143,12 +168,12 @@ def convert(unit: Unit, settings: Settings) -> Conversion:
             )
             continue
         try:
-            piece = _from_dicom(file, settings) if unit.detail["format"] == "dicom" else _from_raster(file, settings)
+            piece, figures = read(file, unit.detail["view"], settings)
         except Refusal as refusal:
             conversion.outcomes[file.relative] = refusal.outcome
             continue
         conversion.pieces.append(piece)
-        conversion.figures = _figures(piece.geometry)
+        conversion.figures = figures
     return conversion
 
 
@@ -163,35 +188,39 @@ def _identity(file: InputFile) -> tuple[str, bool]:
         return str(header.get("SOPInstanceUID", "")), dicom.is_lossy(header)
 
 
-def _from_dicom(file: InputFile, settings: Settings) -> Piece:
+def _from_dicom(file: InputFile, listed: Json, settings: Settings) -> tuple[Piece, dict[str, list[float]]]:
     dataset = dicom.open_dicom(file.path)
     radiograph.refuse_unsuitable(
         dataset,
         allow_burned_in=settings["allow_burned_in"],
         allow_secondary_capture=settings["allow_secondary_capture"],
     )
-    _refuse_unwanted(dataset, settings)
+    view = listed or views.header_view(dataset)
+    _refuse_view(view, settings)
+    if settings["body_part"] and radiograph.body_part(dataset) not in settings["body_part"]:
+        raise skipped("other_body_part", "the header names another body part or none")
     stored = dicom.decode_pixels(dataset, max_pixels=settings["max_pixels"])
     shown, how = radiograph.present(dataset, stored)
     geometry: dict[str, Json] = {
         "native_height": int(shown.shape[0]),
         "native_width": int(shown.shape[1]),
         "pixel_spacing_mm": list(radiograph.pixel_spacing_mm(dataset) or []) or None,
-        "view": radiograph.view(dataset),
+        "view": view,
         "voi": how,
     }
     return _piece(file, stored, shown, geometry, settings, dicom.subject_ids(dataset))
 
 
-def _from_raster(file: InputFile, settings: Settings) -> Piece:
-    if settings["view"] or settings["body_part"]:
-        raise skipped("not_a_view" if settings["view"] else "other_body_part", "a picture file has no header to ask")
+def _from_raster(file: InputFile, listed: Json, settings: Settings) -> tuple[Piece, dict[str, list[float]]]:
+    _refuse_view(listed, settings)
+    if settings["body_part"]:
+        raise skipped("other_body_part", "a picture file has no header to ask")
     # Twice the stored size leaves the final reduction its own filter; the file's further detail would be dropped.
     side = 2 * _short_side(settings)
     read = raster.open_raster(file.path, max_pixels=settings["max_pixels"], side=side, grey=True)
-    if read.pages > 1:
-        raise skipped("multi_frame", f"{read.pages} pages")
-    stored = raster.grey_values(read.image)
+    if read.more:
+        raise skipped("multi_frame", "more than one page")
+    stored = raster.grey_values(read)
     if stored.min() == stored.max():
         raise skipped("constant", "every pixel has one value")
     deep = stored.dtype != np.uint8
@@ -199,20 +228,16 @@ def _from_raster(file: InputFile, settings: Settings) -> Piece:
         "native_height": read.height,
         "native_width": read.width,
         "pixel_spacing_mm": None,
-        "view": None,
+        "view": listed,
         "voi": "percentile" if deep else "none",
     }
     return _piece(file, stored, radiograph.stretch(stored) if deep else stored, geometry, settings, ())
 
 
-def _refuse_unwanted(dataset: Dataset, settings: Settings) -> None:
-    if settings["view"]:
-        found = radiograph.view(dataset)
-        wanted = {*settings["view"], *({"LL", "RL"} if "LATERAL" in settings["view"] else ())}
-        if found not in wanted:
-            raise skipped("not_a_view", f"view {found or 'unknown'}")
-    if settings["body_part"] and radiograph.body_part(dataset) not in settings["body_part"]:
-        raise skipped("other_body_part", "the header names another body part or none")
+def _refuse_view(found: Json, settings: Settings) -> None:
+    if settings["view"] and not views.selected(found if isinstance(found, str) else None, settings["view"]):
+        told = f"view {found}" if found else "neither a header nor a --view-column names its view"
+        raise skipped("not_a_view", told)
 
 
 def _piece(
@@ -222,11 +247,12 @@ def _piece(
     geometry: dict[str, Json],
     settings: Settings,
     subjects: tuple[str, ...],
-) -> Piece:
+) -> tuple[Piece, dict[str, list[float]]]:
+    """The sample, and the figures of its QC histograms."""
     small = raster.shrink(shown, _short_side(settings))
     digest = hashlib.sha256(f"{stored.dtype.str} {stored.shape}".encode())
     digest.update(np.ascontiguousarray(stored).data)
-    return Piece(
+    piece = Piece(
         content=digest.digest(),
         suffix="0",
         data=raster.encode_jpeg(small, settings["jpeg_quality"]),
@@ -234,14 +260,11 @@ def _piece(
         subject_ids=subjects,
         geometry={**geometry, "stored_height": int(small.shape[0]), "stored_width": int(small.shape[1])},
     )
-
-
-def _short_side(settings: Settings) -> int:
-    return round(int(settings["size"]) * 256 / 224)
-
-
-def _figures(geometry: dict[str, Json]) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {}
+    mean, deviation = raster.grey_figures(small)
+    figures = {
+        "mean of a sample (grey level)": [round(mean, 1)],
+        "contrast of a sample (SD, grey levels)": [round(deviation, 1)],
+    }
     for name, key in (("native height (px)", "native_height"), ("native width (px)", "native_width")):
         value = geometry[key]
         if isinstance(value, int):
@@ -249,4 +272,8 @@ def _figures(geometry: dict[str, Json]) -> dict[str, list[float]]:
     spacing = geometry["pixel_spacing_mm"]
     if isinstance(spacing, list) and isinstance(spacing[0], float):
         figures["pixel spacing (mm)"] = [spacing[0]]
-    return figures
+    return piece, figures
+
+
+def _short_side(settings: Settings) -> int:
+    return round(int(settings["size"]) * 256 / 224)

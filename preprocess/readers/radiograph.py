@@ -13,23 +13,22 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from preprocess.conversion import failed, skipped
-from preprocess.readers.dicom import sound_header
+from preprocess.readers.dicom import sound_header, transfer_syntax
 
 MODALITIES = frozenset({"CR", "DX", "DR", "RG", "PX", "IO"})
 
-VIEWS = frozenset({"AP", "PA", "LATERAL", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO"})
-"""View codes that are recorded and selectable; any other text in the header is dropped, as it might name a person."""
-
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _FOR_PROCESSING = frozenset(f"1.2.840.10008.5.1.4.1.1.1.{number}.1" for number in (1, 2, 3))
-_MEANINGS = {"antero-posterior": "AP", "postero-anterior": "PA", "lateral": "LATERAL"}
 _LOW, _HIGH = 0.005, 0.995
+_CHUNK = 1 << 16
+"""Pixels looked up or counted at once: numpy widens their index to 8 bytes, which should stay in the cache."""
 
 
 def refuse_unsuitable(dataset: Dataset, *, allow_burned_in: bool, allow_secondary_capture: bool) -> None:
     """Raise a refusal unless the object is one radiograph for viewing, by its header alone.
 
-    Refused: `no_pixels`, `multi_frame`, `for_processing`, `secondary_capture`, `burned_in`, `not_a_radiograph`.
+    Refused: `no_pixels`, `multi_frame`, `for_processing`, `secondary_capture`, `burned_in`, `not_a_radiograph`,
+    `unsupported_format`.
     """
     with sound_header():
         sop_class = str(dataset.get("SOPClassUID", ""))
@@ -51,19 +50,10 @@ def refuse_unsuitable(dataset: Dataset, *, allow_burned_in: bool, allow_secondar
             raise skipped("for_processing", "raw detector values")
         if str(dataset.get("BurnedInAnnotation") or "").upper() == "YES" and not allow_burned_in:
             raise skipped("burned_in", "BurnedInAnnotation is YES")
-
-
-def view(dataset: Dataset) -> str | None:
-    """The view as one of `VIEWS`, from the header's ViewPosition or else its view code; None where it says none."""
-    with sound_header():
-        position = str(dataset.get("ViewPosition") or "").strip().upper()
-        if position in VIEWS:
-            return position
-        for item in dataset.get("ViewCodeSequence") or []:
-            meaning = str(item.get("CodeMeaning") or "").strip().lower()
-            if meaning in _MEANINGS:
-                return _MEANINGS[meaning]
-    return None
+        stored, high = int(dataset.get("BitsStored") or 0), dataset.get("HighBit")
+        if high is not None and stored and int(high) != stored - 1 and not transfer_syntax(dataset).is_compressed:
+            # Values that do not begin at bit 0, as the retired standard allowed: pydicom would cut their high bits.
+            raise failed("unsupported_format", f"{stored} stored bits below a high bit of {int(high)}")
 
 
 def body_part(dataset: Dataset) -> str:
@@ -97,7 +87,7 @@ def present(dataset: Dataset, stored: np.ndarray[Any, Any]) -> tuple[np.ndarray[
         padding = _padding(dataset, values)
 
         def counts() -> np.ndarray[Any, Any]:
-            found: np.ndarray[Any, Any] = np.bincount(index.ravel(), minlength=values.size) * ~padding
+            found: np.ndarray[Any, Any] = _count(index, values.size) * ~padding
             return found
 
         if np.count_nonzero(counts()) < 2 if padding.any() else stored.min() == stored.max():
@@ -106,7 +96,7 @@ def present(dataset: Dataset, stored: np.ndarray[Any, Any]) -> tuple[np.ndarray[
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             bright = 1.0 - bright
         bright[padding] = 0.0
-    return _to_bytes(bright).take(index), how
+    return _look_up(bright, index), how
 
 
 def stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -117,13 +107,28 @@ def stretch(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     levels, index = _candidates(values)
     if values.min() == values.max():
         raise skipped("constant", "every pixel has one value")
-    bright = _percentiles(levels.astype(np.float64), np.bincount(index.ravel(), minlength=levels.size))
-    return _to_bytes(bright).take(index)
+    return _look_up(_percentiles(levels.astype(np.float64), _count(index, levels.size)), index)
 
 
-def _to_bytes(bright: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    levels: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(np.clip(bright, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return levels
+def _look_up(bright: np.ndarray[Any, Any], index: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The table of brightness in [0, 1] as bytes, at each pixel's index."""
+    table = np.rint(np.clip(bright, 0.0, 1.0) * 255.0).astype(np.uint8)
+    flat = index.ravel()
+    shown = np.empty(flat.shape, np.uint8)
+    for start in range(0, flat.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        np.take(table, flat[part], out=shown[part], mode="clip")
+    return shown.reshape(index.shape)
+
+
+def _count(index: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """How often each of `size` indices occurs."""
+    flat = index.ravel()
+    counts = np.zeros(size, np.int64)
+    step = max(_CHUNK, size)
+    for start in range(0, flat.size, step):
+        counts += np.bincount(flat[start : start + step], minlength=size)
+    return counts
 
 
 def _candidates(stored: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

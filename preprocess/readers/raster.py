@@ -1,7 +1,8 @@
 """PNG, JPEG, TIFF and BMP files: decoded pixels from untrusted bytes, and the JPEG that samples are stored as.
 
 A stored JPEG is always encoded anew from pixels, so no EXIF, comment, colour profile or trailing byte of a source can
-travel with it, and equal pixels give equal bytes.
+travel with it, and equal pixels give equal bytes. Orientation is applied, for a picture lying on its side is another
+picture; a colour profile is not: grey files rarely carry one, and a model should see what the scanner wrote.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,12 +63,16 @@ _DECODE_ERRORS = (
 
 @dataclass(frozen=True)
 class Raster:
-    """A decoded, upright image; `height` and `width` are the file's own, `image` may be smaller (see `open_raster`)."""
+    """A decoded, upright image; `height` and `width` are the file's own, `image` may be smaller (see `open_raster`).
+
+    `white_is_zero` marks a deep TIFF whose values still run from white to black; `more` that further pages follow.
+    """
 
     image: Image.Image
     height: int
     width: int
-    pages: int
+    white_is_zero: bool
+    more: bool
 
 
 @contextmanager
@@ -94,27 +100,37 @@ def open_raster(path: Path, *, max_pixels: int = MAX_PIXELS, side: int | None = 
             raise failed("empty", "0 bytes")
         # Pillow's own limit warns at one size and fails at twice it; the check below refuses before any decoding.
         Image.MAX_IMAGE_PIXELS = None
-        with Image.open(path, formats=FORMATS) as image:
+        # An open file, not a path: Pillow would map the file into memory, where one that shrinks meanwhile kills the
+        # process, and where the rows of an uncompressed TIFF that is to be turned come out at a wrong length.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise failed("too_large", f"{width} x {height} pixels, limit {max_pixels}")
-            pages = int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
+            # Not their number: a small file can chain millions of directories, each read to count them.
+            more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            inverted = image.format == "TIFF" and image.mode in _DEEP_MODES and _photometric(image) == _WHITE_IS_ZERO
             if image.format in ("JPEG", "MPO"):
                 scale = 1.0 if side is None else min(1.0, side / min(width, height))
                 image.draft("L" if grey else None, (math.ceil(width * scale), math.ceil(height * scale)))
             image.load()
+            if image.format == "TIFF":  # Pillow turns these itself, and gives the size after it
+                return Raster(image, height, width, inverted, more)
             turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
             upright = image if turn is None else image.transpose(turn)
     sideways = turn in _SIDEWAYS
-    return Raster(upright, width if sideways else height, height if sideways else width, pages)
+    return Raster(upright, width if sideways else height, height if sideways else width, inverted, more)
 
 
-def grey_values(image: Image.Image) -> np.ndarray[Any, Any]:
+def grey_values(read: Raster) -> np.ndarray[Any, Any]:
     """Luminance (height, width): uint8, or uint16, int32 or float32 where the file is deeper; alpha lies on black."""
+    image = read.image
     with sound_pixels():
         if image.mode in _DEEP_MODES:
             deep = np.asarray(image)
-            return np.ascontiguousarray(deep, dtype=deep.dtype.newbyteorder("="))
+            values = np.ascontiguousarray(deep, dtype=deep.dtype.newbyteorder("="))
+            if read.white_is_zero:
+                return -values if values.dtype.kind == "f" else ~values
+            return values
         return np.asarray(_opaque(image, 0).convert("L"))
 
 
@@ -127,6 +143,14 @@ def rgb_values(image: Image.Image) -> np.ndarray[Any, Any]:
         raise failed("unsupported_format", "one channel of more than 8 bits")
     with sound_pixels():
         return np.asarray(_opaque(image, 255).convert("RGB"))
+
+
+def grey_figures(pixels: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 pixels (height, width), in grey levels."""
+    counts = np.asarray(Image.fromarray(pixels).histogram(), dtype=np.float64)
+    levels = np.arange(counts.size)
+    mean = float(counts @ levels / counts.sum())
+    return mean, math.sqrt(max(float(counts @ levels**2 / counts.sum()) - mean**2, 0.0))
 
 
 def shrink(pixels: np.ndarray[Any, Any], short_side: int) -> np.ndarray[Any, Any]:
@@ -145,6 +169,11 @@ def encode_jpeg(pixels: np.ndarray[Any, Any], quality: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
     return stream.getvalue()
+
+
+def _photometric(image: Image.Image) -> object:
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_PHOTOMETRIC)
 
 
 def _opaque(image: Image.Image, background: int) -> Image.Image:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, PngImagePlugin
+import tifffile
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
 from preprocess.conversion import Refusal
-from preprocess.readers.raster import encode_jpeg, grey_values, open_raster, rgb_values, shrink
+from preprocess.readers.raster import encode_jpeg, grey_figures, grey_values, open_raster, rgb_values, shrink
 from preprocess.readers.sniff import FileKind, file_kind
 
 
@@ -30,7 +31,7 @@ def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
     values = gradient().astype(np.uint16) * 257
     for name in ("deep.png", "deep.tif"):
         Image.fromarray(values).save(tmp_path / name)
-        read = grey_values(open_raster(tmp_path / name).image)
+        read = grey_values(open_raster(tmp_path / name))
         assert read.dtype == np.uint16
         np.testing.assert_array_equal(read, values)
     with pytest.raises(Refusal, match="unsupported_format"):
@@ -52,8 +53,8 @@ def test_alpha_lies_on_black_for_radiographs_and_on_white_for_slides(tmp_path: P
     pixels = np.full((2, 2, 4), 200, dtype=np.uint8)
     pixels[0, 0, 3], pixels[0, 1, 3], pixels[1, :, 3] = 0, 255, 128
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = open_raster(tmp_path / "a.png").image
-    grey, colour = grey_values(image), rgb_values(image)
+    read = open_raster(tmp_path / "a.png")
+    grey, colour = grey_values(read), rgb_values(read.image)
     assert grey[0].tolist() == [0, 200]
     assert colour[0, 0].tolist() == [255, 255, 255]
     assert colour[0, 1].tolist() == [200, 200, 200]
@@ -63,18 +64,106 @@ def test_alpha_lies_on_black_for_radiographs_and_on_white_for_slides(tmp_path: P
 def test_colour_becomes_luminance(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (100, 150, 200)).save(tmp_path / "c.bmp")
     expected = round(0.299 * 100 + 0.587 * 150 + 0.114 * 200)
-    assert abs(int(grey_values(open_raster(tmp_path / "c.bmp").image)[0, 0]) - expected) <= 1
+    assert abs(int(grey_values(open_raster(tmp_path / "c.bmp"))[0, 0]) - expected) <= 1
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned a quarter clockwise
-    Image.fromarray(gradient()).save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    read = open_raster(tmp_path / "turned.jpg")
-    assert (read.height, read.width) == (64, 48)
-    assert read.image.size == (48, 64)
-    expected = np.rot90(gradient(), -1).astype(int)
-    assert np.abs(grey_values(read.image).astype(int) - expected).max() <= 3
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_orientation_is_applied(tmp_path: Path, suffix: str, compression: str | None) -> None:
+    path = tmp_path / f"turned.{suffix}"
+    turned = {1: gradient(), 3: np.rot90(gradient(), 2), 6: np.rot90(gradient(), -1), 8: np.rot90(gradient())}
+    for code, expected in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = code
+        options = {"compression": compression} if suffix == "tif" and compression else {"quality": 100}
+        Image.fromarray(gradient()).save(path, exif=exif, **options)
+        read = open_raster(path)
+        assert (read.height, read.width) == expected.shape
+        assert grey_values(read).shape == expected.shape
+        assert np.abs(grey_values(read).astype(int) - expected).max() <= (3 if suffix == "jpg" else 0)
+
+
+def test_one_bit_palette_and_interlaced_pngs(tmp_path: Path) -> None:
+    bits = gradient() % 3 == 0
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    read = open_raster(tmp_path / "bits.png")
+    assert read.image.mode == "1"
+    np.testing.assert_array_equal(grey_values(read), bits * np.uint8(255))
+    grey = Image.fromarray(gradient() // 4 * 4).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
+    grey.save(tmp_path / "palette.png", bits=8)
+    np.testing.assert_array_equal(grey_values(open_raster(tmp_path / "palette.png")), gradient() // 4 * 4)
+    for deep in (False, True):
+        values = gradient().astype(np.uint16) * 257 if deep else gradient()
+        (tmp_path / "adam7.png").write_bytes(interlaced_png(values))
+        read = open_raster(tmp_path / "adam7.png")
+        assert read.image.info.get("interlace") == 1
+        np.testing.assert_array_equal(grey_values(read), values)
+
+
+def interlaced_png(values: np.ndarray) -> bytes:
+    """An Adam7 PNG of grey values (height, width), uint8 or uint16: Pillow reads these but writes none."""
+    rows = b""
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    for y, x, down, across in passes:
+        for row in values[y::down, x::across]:
+            rows += b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes()
+    height, width = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, 0, 0, 0, 1)
+    return png(header, zlib.compress(rows))
+
+
+def png(header: bytes, data: bytes) -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("layout", ["plain", "tiled", "big", "lzw"])
+def test_tiffs_of_either_polarity_are_bright_on_dark(tmp_path: Path, dtype: type, layout: str) -> None:
+    values = (gradient().astype(np.float64) / 255 * (255 if dtype is np.uint8 else 40_000)).astype(dtype)
+    options = {"tiled": {"tile": (16, 16)}, "lzw": {"compression": "lzw"}}.get(layout, {})
+    read = {}
+    for photometric in ("minisblack", "miniswhite"):
+        with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=layout == "big") as file:
+            file.write(values, photometric=photometric, **options)
+        read[photometric] = grey_values(open_raster(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(read["minisblack"], values)
+    largest = {np.uint8: 255, np.uint16: 65535, np.float32: 0}[dtype]
+    np.testing.assert_array_equal(read["miniswhite"], (largest - values.astype(np.float64)).astype(dtype))
+
+
+def test_further_pages_are_noticed_without_reading_them(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.roll(gradient(), number)) for number in range(3)]
+    for name in ("a.tif", "a.png"):
+        pages[0].save(tmp_path / name)
+        assert not open_raster(tmp_path / name).more
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert open_raster(tmp_path / name).more
+    # Reading an empty second directory would fail, reading a chain of a million would take minutes.
+    with tifffile.TiffWriter(tmp_path / "chain.tif") as file:
+        file.write(gradient())
+    content = bytearray((tmp_path / "chain.tif").read_bytes())
+    first = int.from_bytes(content[4:8], "little")
+    link = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    content[link : link + 4] = len(content).to_bytes(4, "little")
+    (tmp_path / "chain.tif").write_bytes(content + bytes(6))
+    assert open_raster(tmp_path / "chain.tif").more
+
+
+def test_a_colour_profile_changes_nothing(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(gradient()).convert("RGB").save(tmp_path / "a.png", icc_profile=profile)
+    read = open_raster(tmp_path / "a.png")
+    assert read.image.info["icc_profile"] == profile
+    np.testing.assert_array_equal(grey_values(read), gradient())
+
+
+def test_grey_figures_are_those_of_numpy() -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (50, 70), dtype=np.uint8)
+    assert grey_figures(noise) == pytest.approx((noise.mean(), noise.std()))
+    assert grey_figures(np.full((4, 4), 200, np.uint8)) == (200.0, 0.0)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
@@ -95,13 +184,9 @@ def test_truncated_and_empty_files_are_typed(tmp_path: Path, suffix: str) -> Non
 
 
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = zlib.compress(bytes(1 << 20), 9)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    (tmp_path / "bomb.png").write_bytes(bomb)
+    (tmp_path / "bomb.png").write_bytes(png(header, data))
     assert reason(tmp_path / "bomb.png") == "too_large"
     Image.fromarray(gradient()).save(tmp_path / "small.png")
     assert reason(tmp_path / "small.png", max_pixels=48 * 64 - 1) == "too_large"
@@ -129,7 +214,7 @@ def test_mutated_files_never_escape_untyped(tmp_path: Path) -> None:
             path = tmp_path / f"mutated.{suffix}"
             path.write_bytes(bytes_)
             try:
-                grey_values(open_raster(path, max_pixels=1_000_000).image)
+                grey_values(open_raster(path, max_pixels=1_000_000))
                 outcomes.add("read")
             except Refusal as refusal:
                 outcomes.add(refusal.outcome.reason)
@@ -146,7 +231,7 @@ def test_reduced_decoding_stays_above_the_side_and_near_the_full_one(tmp_path: P
     assert (part.height, part.width) == (1200, 1600)
     assert part.image.size == (400, 300)
     assert part.image.mode == "L"
-    difference = shrink(grey_values(full.image), 150).astype(int) - shrink(grey_values(part.image), 150).astype(int)
+    difference = shrink(grey_values(full), 150).astype(int) - shrink(grey_values(part), 150).astype(int)
     assert np.abs(difference).max() <= 3
 
 

@@ -36,6 +36,7 @@ def discover(files: Sequence[InputFile], settings: dict[str, Any]) -> Discovery:
 def options(*words: str) -> dict[str, Any]:
     parser = argparse.ArgumentParser()
     xray.add_arguments(parser)
+    parser.set_defaults(labels=[], id_column=None)
     return xray.settings(parser.parse_args(words))
 
 
