@@ -51,6 +51,7 @@ REASONS: dict[str, str] = {
     "not_hu": "the values are not Hounsfield units (no rescale, a derived map, or a minimum at or above -200)",
     "not_a_volume": "a two-dimensional image offered as a volume",
     "four_dimensional": "a time series or several channels; split it into volumes first",
+    "detached_pixels": "the header has its pixels in a file that is not beside it, or names it by a path or pattern",
     "constant": "all values are equal (standard deviation below 1e-6)",
     "not_finite": "it holds NaN or infinite values",
     "mosaic_unsupported": "a Siemens mosaic whose tiles cannot be placed",

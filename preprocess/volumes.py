@@ -6,12 +6,14 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from medcoss.contracts import UsageError
 from preprocess.conversion import (
+    Conversion,
     Discovery,
     InputFile,
     Inspected,
@@ -28,8 +30,9 @@ from preprocess.heartbeat import beat
 from preprocess.readers import separable
 from preprocess.readers.dicom import MAX_PIXELS, open_dicom
 from preprocess.readers.frames import SCAN_TAGS, Frame, refuse_non_slices, series_key
-from preprocess.readers.nifti import ITK_SUFFIXES, NIFTI_SUFFIXES, read_volume_file
-from preprocess.readers.series import MIN_SLICES, Loaded, Reading, read_series
+from preprocess.readers.itk_files import ITK_SUFFIXES, data_file
+from preprocess.readers.nifti import NIFTI_SUFFIXES, read_volume_file
+from preprocess.readers.series import MIN_SLICES, Loaded, Reading, series_volumes
 from preprocess.readers.sniff import FileKind, file_kind
 from preprocess.readers.volume import Array, Volume, sample
 
@@ -38,7 +41,7 @@ CONSTANT_SD = 1e-6
 _ROUNDING_MM = 0.01
 
 _UNREAD_VOLUMES = (".img", ".hdr", ".img.gz", ".hdr.gz", ".mnc", ".minc", ".par", ".rec", ".nii.bz2", ".nii.zst")
-_DETACHED = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz", ".zraw")}
+_PIXELS = (".raw", ".zraw", ".raw.gz")
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, stride: int, stride_help: str) -> None:
@@ -87,12 +90,14 @@ def _window(text: str) -> tuple[int, int, int]:
 def inspect(file: InputFile, settings: Settings, modality: str) -> dict[str, Json]:
     """Volume file, pixel file of one, or slice of a series; raises `Refusal` for all else.
 
-    `modality` is DICOM's name for it (CT, MR). Reads DICOM headers, of other files the first bytes at most.
+    `modality` is DICOM's name for it (CT, MR). Reads headers of DICOM, MetaImage and NRRD, else some bytes at most.
     """
     name = file.relative.lower()
-    if name.endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES)):
+    if name.endswith(NIFTI_SUFFIXES):
         return {"source": "file"}
-    if name.endswith(tuple(ending for endings in _DETACHED.values() for ending in endings)):
+    if name.endswith(ITK_SUFFIXES):
+        return {"source": "file", "pixels": data_file(file.path)}
+    if name.endswith(_PIXELS):
         return {"source": "pixels"}
     return {"source": "series", "series": list(_series_of(file, settings, modality))}
 
@@ -102,33 +107,18 @@ def group(inspected: Sequence[Inspected]) -> Discovery:
     outcomes: dict[str, Outcome] = {}
     series: dict[tuple[Json, ...], list[InputFile]] = {}
     units: list[Unit] = []
-    parts = _detached_parts(inspected)
-    pixels: dict[str, list[InputFile]] = {}
-    for one in inspected:
-        if one.relative in parts:
-            pixels.setdefault(parts[one.relative], []).append(one.file)
+    loose = {one.relative: one.file for one in inspected if one.about["source"] == "pixels"}
     for one in sorted(inspected, key=lambda one: one.relative):
-        name = one.about.get("series")
+        name, pixels = one.about.get("series"), one.about.get("pixels")
         if one.about["source"] == "file":
-            units.append(Unit((one.file, *pixels.get(one.relative, ())), {"source": "file"}))
+            beside = loose.pop(str(PurePosixPath(one.relative).with_name(str(pixels))), None) if pixels else None
+            units.append(Unit((one.file, beside) if beside else (one.file,), {"source": "file"}))
         elif isinstance(name, list):
             series.setdefault(tuple(name), []).append(one.file)
-        elif one.relative not in parts:
-            outcomes[one.relative] = Outcome(Status.SKIPPED, "not_an_input", "pixels without the header beside them")
+    for relative in loose:
+        outcomes[relative] = Outcome(Status.SKIPPED, "not_an_input", "pixels without a header that names them")
     units += [Unit(tuple(members), {"source": "series"}) for members in series.values()]
     return Discovery(units, outcomes)
-
-
-def _detached_parts(inspected: Sequence[Inspected]) -> dict[str, str]:
-    """Pixel files that a MetaImage or NRRD header beside them names by its own name: part to header."""
-    present = {one.relative for one in inspected}
-    found = {}
-    for name in present:
-        for header, endings in _DETACHED.items():
-            if name.lower().endswith(header):
-                stem = name[: -len(header)]
-                found.update({stem + ending: name for ending in endings if stem + ending in present})
-    return found
 
 
 def _series_of(file: InputFile, settings: Settings, modality: str) -> tuple[str, ...]:
@@ -150,19 +140,49 @@ def _series_of(file: InputFile, settings: Settings, modality: str) -> tuple[str,
     return series_key(header)
 
 
-def read_unit(
-    unit: Unit, settings: Settings, *, check: Callable[[Frame], None], padding_becomes: float | None = None
-) -> Reading:
-    """The volumes of a unit, and outcomes of files that are in none of them. See `read_series` for `check`."""
+def convert(
+    unit: Unit,
+    settings: Settings,
+    pieces: Callable[[Loaded, Settings], list[Piece]],
+    unit_of_values: str,
+    *,
+    check: Callable[[Frame], None],
+    padding_becomes: float | None = None,
+) -> Conversion:
+    """A unit's volumes one after the other, each turned to samples by `pieces`. See `series_volumes` for `check`.
+
+    A file that gave samples counts as written, whatever became of another volume in it.
+    """
+    reading, conversion = Reading(), Conversion([])
+    refused: dict[str, Outcome] = {}
+    written: dict[str, Outcome] = {}
+    for loaded in _volumes_of(unit, settings, reading, check, padding_becomes):
+        try:
+            found = pieces(loaded, settings)
+        except Refusal as refusal:
+            refused |= dict.fromkeys(loaded.files, refusal.outcome)
+        else:
+            written |= dict.fromkeys(loaded.files, Outcome(Status.WRITTEN))
+            conversion.pieces += found
+            _add_figures(conversion.figures, loaded.volume, found, unit_of_values)
+        del loaded  # a long series takes all the memory that there may be for two
+    conversion.outcomes = reading.outcomes | refused | written
+    return conversion
+
+
+def _volumes_of(
+    unit: Unit, settings: Settings, reading: Reading, check: Callable[[Frame], None], padding_becomes: float | None
+) -> Iterator[Loaded]:
     limit = int(settings["max_pixels"])
     if unit.detail["source"] == "series":
-        return read_series(unit.files, check=check, padding_becomes=padding_becomes, max_pixels=limit)
+        yield from series_volumes(unit.files, reading, check=check, padding_becomes=padding_becomes, max_pixels=limit)
+        return
     names = tuple(file.relative for file in unit.files)
     try:
-        volume = read_volume_file(unit.files[0].path, max_voxels=limit)
+        beside = [PurePosixPath(name).name for name in names[1:]]
+        yield Loaded(read_volume_file(unit.files[0].path, max_voxels=limit, beside=beside), names)
     except Refusal as refusal:
-        return Reading([], dict.fromkeys(names, refusal.outcome))
-    return Reading([Loaded(volume, names)])
+        reading.outcomes |= dict.fromkeys(names, refusal.outcome)
 
 
 def require_enough(volume: Volume) -> None:
@@ -257,31 +277,27 @@ def cut(
 def content_digest(volume: Volume) -> bytes:
     """SHA-256 of the rescaled values in canonical orientation: equal for one image in two formats."""
     digest = hashlib.sha256(f"{volume.values.dtype.str}{volume.values.shape}".encode())
-    digest.update(np.ascontiguousarray(volume.values).data)
+    # Slice by slice: the values may lie in any order, and a copy of all would double the memory.
+    for plane in volume.values:
+        digest.update(np.ascontiguousarray(plane).data)
     return digest.digest()
 
 
-def refuse_all(outcomes: dict[str, Outcome], files: Sequence[str], refusal: Refusal) -> None:
-    """Note a volume's refusal as the outcome of all its files."""
-    for name in files:
-        outcomes[name] = refusal.outcome
-
-
-def written(outcomes: dict[str, Outcome], files: Sequence[str]) -> None:
-    """Note that a volume's files gave samples, whatever another volume in them gave."""
-    for name in files:
-        outcomes[name] = Outcome(Status.WRITTEN)
-
-
-def add_figures(figures: dict[str, list[float]], volume: Volume, pieces: Sequence[Piece], unit: str) -> None:
+def _add_figures(figures: dict[str, list[float]], volume: Volume, pieces: Sequence[Piece], unit: str) -> None:
     """Add a volume and its samples to the figures of the QC histograms; `unit` is that of stored values."""
+    depth, height, width = volume.values.shape
+    samples = [np.asarray(piece.data)[::2, ::4, ::4] for piece in pieces]
     rows = {
         # Rounded: 2 and 1.9999999 mm are one spacing.
         "slice spacing (mm)": [round(volume.spacing[0], 3)],
         "in-plane spacing (mm)": [round(volume.spacing[1], 3), round(volume.spacing[2], 3)],
-        "native slices": [float(volume.values.shape[0])],
-        f"mean of a sample ({unit})": [float(np.mean(piece.data, dtype=np.float64)) for piece in pieces],  # type: ignore[arg-type]
+        "native slices": [float(depth)],
+        "matrix (px)": [float(height), float(width)],
         "windows per volume": [float(len(pieces))],
+        f"mean of a sample ({unit})": [float(np.mean(sample, dtype=np.float64)) for sample in samples],
     }
+    for percent in (1, 50, 99):
+        name = f"percentile {percent} of a sample ({unit})"
+        rows[name] = [float(value) for value in (np.percentile(sample, percent) for sample in samples)]
     for name, values in rows.items():
         figures.setdefault(name, []).extend(values)

@@ -17,7 +17,6 @@ from preprocess.conversion import (
     Inspected,
     Json,
     Piece,
-    Refusal,
     Settings,
     Unit,
     failed,
@@ -123,18 +122,7 @@ def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
 def convert(unit: Unit, settings: Settings) -> Conversion:
     """All windows of a unit's volumes."""
     air = settings["hu_range"][0]
-    reading = volumes.read_unit(unit, settings, check=_check(settings), padding_becomes=air)
-    conversion = Conversion([], reading.outcomes)
-    for loaded in reading.volumes:
-        try:
-            pieces = _pieces(loaded, settings)
-        except Refusal as refusal:
-            volumes.refuse_all(conversion.outcomes, loaded.files, refusal)
-        else:
-            volumes.written(conversion.outcomes, loaded.files)
-            conversion.pieces += pieces
-            volumes.add_figures(conversion.figures, loaded.volume, pieces, "HU")
-    return conversion
+    return volumes.convert(unit, settings, _pieces, "HU", check=_check(settings), padding_becomes=air)
 
 
 def _check(settings: Settings) -> Any:
@@ -180,14 +168,18 @@ def _pieces(loaded: Loaded, settings: Settings) -> list[Piece]:
 
 
 def _in_hu(loaded: Loaded, settings: Settings) -> Volume:
-    values, offset = loaded.volume.values, settings["hu_offset"]
+    volume, offset = loaded.volume, settings["hu_offset"]
     if loaded.quantitative:
-        return loaded.volume
-    if offset is not None:
-        return Volume(values.astype(np.float32) + np.float32(offset), loaded.volume.affine)
-    if float(values.min()) >= _AIR_AT_MOST_HU:
-        raise skipped("not_hu", f"minimum {float(values.min()):.0f}; --hu-offset -1024 if air is stored as 0")
-    return loaded.volume
+        return volume
+    least = float(volume.values.min())
+    if offset is None:
+        if least >= _AIR_AT_MOST_HU:
+            raise skipped("not_hu", f"minimum {least:.0f}; --hu-offset -1024 if air is stored as 0")
+        return volume
+    shifted = least + offset, float(volume.values.max()) + offset
+    whole = volume.values.dtype == np.int16 and shifted[0] >= -(1 << 15) and shifted[1] < 1 << 15
+    values = volume.values if whole else volume.values.astype(np.float32)
+    return Volume(values + values.dtype.type(offset), volume.affine)
 
 
 def grid(volume: Volume, settings: Settings) -> tuple[int, int, int]:

@@ -82,18 +82,7 @@ def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
 
 def convert(unit: Unit, settings: Settings) -> Conversion:
     """All windows of a unit's volumes."""
-    reading = volumes.read_unit(unit, settings, check=_any_contrast)
-    conversion = Conversion([], reading.outcomes)
-    for loaded in reading.volumes:
-        try:
-            pieces = _pieces(loaded, settings)
-        except Refusal as refusal:
-            volumes.refuse_all(conversion.outcomes, loaded.files, refusal)
-        else:
-            volumes.written(conversion.outcomes, loaded.files)
-            conversion.pieces += pieces
-            volumes.add_figures(conversion.figures, loaded.volume, pieces, "z-score")
-    return conversion
+    return volumes.convert(unit, settings, _pieces, "z-score", check=_any_contrast)
 
 
 def _any_contrast(frame: Frame) -> None:

@@ -60,6 +60,8 @@ class Frame:
     padding: tuple[int, int] | None
     lossy: bool
     tells_apart: tuple[str, ...]
+    tiles: int = 1
+    """Slices that lie side by side in each stored image (Siemens mosaics); `number` counts them too."""
 
     @property
     def normal(self) -> Array:
@@ -82,7 +84,7 @@ def series_key(dataset: Dataset) -> tuple[str, ...]:
 def refuse_non_slices(dataset: Dataset, modality: str, *, burned_in: bool, secondary_capture: bool) -> None:
     """Refuse objects that are no slices of an acquisition of `modality` (CT, MR).
 
-    Refused: `no_pixels`, `not_ct`, `not_mri`, `secondary_capture`, `burned_in`, `localizer`, `mosaic_unsupported`.
+    Refused: `no_pixels`, `not_ct`, `not_mri`, `secondary_capture`, `burned_in`, `localizer`.
     `burned_in` and `secondary_capture` say that such objects are taken.
     """
     with sound_header():
@@ -100,8 +102,6 @@ def refuse_non_slices(dataset: Dataset, modality: str, *, burned_in: bool, secon
             raise skipped("burned_in", "BurnedInAnnotation is YES")
         if kinds & {"LOCALIZER", "SCOUT", "TOPOGRAM"}:
             raise skipped("localizer", "ImageType names a localizer")
-        if "MOSAIC" in kinds:
-            raise failed("mosaic_unsupported", "all slices of a volume are tiled into one image")
 
 
 def image_type(dataset: Dataset) -> set[str]:

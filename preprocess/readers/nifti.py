@@ -1,125 +1,134 @@
-"""Whole-volume files: NIfTI through nibabel, MetaImage and NRRD through SimpleITK."""
+"""Whole-volume files: NIfTI read here block by block, MetaImage and NRRD through SimpleITK (`itk_files`)."""
 
 from __future__ import annotations
 
+import gzip
 import zlib
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from preprocess.conversion import failed, skipped
-from preprocess.readers.volume import Array, Volume, itk, to_lps
-
-MAX_VOXELS = 1 << 30
-"""Default limit of voxels decoded from one file."""
+from preprocess.heartbeat import beat
+from preprocess.readers.dicom import MAX_PIXELS
+from preprocess.readers.itk_files import as_standard, read_itk, three_dimensional
+from preprocess.readers.volume import Array, Volume, to_lps
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_BLOCK_VOXELS = 1 << 20
+_MAX_OFFSET = 1 << 26
+"""Bytes before the voxels: extensions take some megabytes at most; a compressed file may promise any number."""
 
 
-def read_volume_file(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+def read_volume_file(path: Path, *, max_voxels: int = MAX_PIXELS, beside: Collection[str] = ()) -> Volume:
     """Read a NIfTI, MetaImage or NRRD file into a `Volume` of real values (scaled), int16 or float32.
 
-    Refused: `empty`, `unreadable`, `truncated_pixels`, `too_large`, `four_dimensional`, `not_a_volume`, `no_geometry`,
-    `not_finite`.
+    `beside` names the files in the same folder that the header may have its pixels in. Refused: `empty`, `unreadable`,
+    `unsupported_format`, `truncated_pixels`, `too_large`, `four_dimensional`, `not_a_volume`, `no_geometry`,
+    `not_finite`, `detached_pixels`.
     """
     try:
         if path.stat().st_size == 0:
             raise failed("empty", "0 bytes")
-    except OSError as error:
-        raise failed("unreadable", f"cannot be opened ({error.strerror})") from error
-    read = _read_nifti if path.name.lower().endswith(NIFTI_SUFFIXES) else _read_itk
-    values, affine = read(path, max_voxels)
-    if values.dtype.kind not in "biuf":
-        raise failed("four_dimensional", "colour or complex values")
-    return to_lps(as_standard(values), affine)
-
-
-def as_standard(values: Array) -> Array:
-    """int16 where every value fits it exactly, else float32. Refused: `not_finite`."""
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise failed("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
-        return values.astype(np.float32, copy=False)
-    if values.dtype.itemsize == 1 or values.dtype == np.int16:
-        return values.astype(np.int16, copy=False)
-    fits = values.size == 0 or (int(values.min()) >= -(1 << 15) and int(values.max()) < 1 << 15)
-    return values.astype(np.int16 if fits else np.float32)
-
-
-def _read_nifti(path: Path, max_voxels: int) -> tuple[Array, Array]:
-    try:
-        image: Any = nibabel.load(path)
-        header = image.header
-        shape = _three_dimensional(tuple(int(size) for size in image.shape))
-        if int(np.prod(shape, dtype=np.int64)) > max_voxels:
-            raise failed("too_large", f"{'x'.join(map(str, shape))} voxels")
-        if hasattr(header, "get_sform") and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-            raise failed("no_geometry", "neither sform nor qform is set")
-        unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
-        affine = _RAS_TO_LPS @ np.asarray(image.affine, dtype=float)
-        affine[:3] *= _MILLIMETRES[unit]
-        values = _scaled(image.dataobj).reshape(shape)
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            with _opened(path) as stream:
+                values, affine = _read_nifti(stream, max_voxels)
+        else:
+            values, affine = read_itk(path, max_voxels, beside)
     except (EOFError, zlib.error) as error:
         raise failed("truncated_pixels", "the compressed data ends early or is damaged") from error
     except OSError as error:
-        if "Expected" in str(error) or "mmap length" in str(error):
-            raise failed("truncated_pixels", "fewer bytes than the header says") from error
-        raise failed("unreadable", f"not a NIfTI file ({type(error).__name__})") from error
-    except ValueError as error:
-        if "mmap length" in str(error):
-            raise failed("truncated_pixels", "fewer bytes than the header says") from error
-        raise failed("unreadable", f"damaged ({type(error).__name__})") from error
-    except (ImageFileError, HeaderDataError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise failed("unreadable", f"not a NIfTI file ({type(error).__name__})") from error
-    return values, affine
+        raise failed("unreadable", f"cannot be read ({error.strerror or type(error).__name__})") from error
+    return to_lps(values, affine)
 
 
-def _scaled(proxy: Any) -> Array:
-    """Real values: as stored where the header scales nothing, else float32 (float64, the default, takes twice that)."""
-    unscaled = (getattr(proxy, "slope", 1.0), getattr(proxy, "inter", 0.0)) == (1.0, 0.0)
-    return np.asarray(proxy) if unscaled else np.asarray(proxy, dtype=np.float32)
+def _opened(path: Path) -> BinaryIO:
+    """The uncompressed bytes, whatever the suffix says of compression."""
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
 
 
-def _read_itk(path: Path, max_voxels: int) -> tuple[Array, Array]:
-    reader = itk.ImageFileReader()
-    reader.SetFileName(str(path))
+def _read_nifti(stream: BinaryIO, max_voxels: int) -> tuple[Array, Array]:
+    """Values (i, j, k) and the affine to LPS millimetres. Nothing beyond what the header promises is decompressed."""
+    header = _header(stream)
     try:
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        if reader.GetNumberOfComponents() > 1:
-            raise failed("four_dimensional", f"{reader.GetNumberOfComponents()} channels")
-        shape = _three_dimensional(tuple(int(n) for n in size))
-        if int(np.prod(shape, dtype=np.int64)) > max_voxels:
-            raise failed("too_large", f"{'x'.join(map(str, shape))} voxels")
-        image = reader.Execute()
-    except RuntimeError as error:
-        # ITK's message quotes the path, which may name a patient.
-        short = any(
-            word in str(error).lower() for word in ("could not be read", "unexpected end", "read failed", "eof")
-        )
-        raise failed("truncated_pixels" if short else "unreadable", "SimpleITK cannot read it") from error
-    rank = image.GetDimension()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(rank, rank)[:3, :3] * np.array(image.GetSpacing())[:3]
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return itk.GetArrayFromImage(image).T.reshape(shape), affine
+        shape = three_dimensional(tuple(int(size) for size in header.get_data_shape()))
+        dtype = header.get_data_dtype()
+        slope, intercept = header.get_slope_inter()
+        offset = max(header.get_data_offset(), header.single_vox_offset)
+        placed = int(header["sform_code"]) or int(header["qform_code"])
+        affine = _RAS_TO_LPS @ np.asarray(header.get_best_affine(), dtype=float)
+        affine[:3] *= _MILLIMETRES[header.get_xyzt_units()[0]]
+    except (HeaderDataError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise failed("unreadable", f"the NIfTI header is damaged ({type(error).__name__})") from error
+    count = int(np.prod(shape, dtype=np.int64))
+    if count > max_voxels:
+        raise failed("too_large", f"{'x'.join(map(str, shape))} voxels")
+    if dtype.kind not in "iuf":
+        raise failed("four_dimensional", "colour or complex values")
+    if not placed:
+        raise failed("no_geometry", "neither sform nor qform is set")
+    _skip(stream, offset)
+    values = _values(stream, count, dtype, 1.0 if slope is None else slope, intercept or 0.0)
+    # One byte more makes gzip compare its checksum.
+    stream.read(1)
+    return values.reshape(shape[::-1]).T, affine
 
 
-def _three_dimensional(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape without trailing ones. Refused: `not_a_volume`, `four_dimensional`."""
-    trimmed = list(shape)
-    while len(trimmed) > 3 and trimmed[-1] == 1:
-        trimmed.pop()
-    if len(trimmed) > 3:
-        raise failed("four_dimensional", "x".join(map(str, shape)))
-    if len(trimmed) < 3 or min(trimmed) < 2:
-        raise skipped("not_a_volume", "x".join(map(str, shape)))
-    return trimmed[0], trimmed[1], trimmed[2]
+def _header(stream: BinaryIO) -> Any:
+    """The header without its extensions, which may be of any size. Refused: `unreadable`, `unsupported_format`."""
+    start = stream.read(Nifti2Header.sizeof_hdr)
+    second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    kind: Any = Nifti2Header if second else Nifti1Header
+    try:
+        header = kind(start[: kind.sizeof_hdr], check=False)
+    except (HeaderDataError, ValueError) as error:
+        raise failed("unreadable", "not a NIfTI file") from error
+    magic = bytes(header["magic"])
+    if magic[:3] in (b"ni1", b"ni2"):
+        raise skipped("unsupported_format", "the header of a .hdr/.img pair")
+    if magic[:3] not in (b"n+1", b"n+2") or int(header["sizeof_hdr"]) != kind.sizeof_hdr:
+        raise failed("unreadable", "not a NIfTI file")
+    return header
+
+
+def _skip(stream: BinaryIO, offset: int) -> None:
+    ahead = offset - stream.tell()
+    if ahead < 0:
+        stream.seek(offset)
+    elif offset > _MAX_OFFSET or len(stream.read(ahead)) < ahead:
+        raise failed("unreadable", f"the voxels are said to begin at byte {offset}")
+
+
+def _values(stream: BinaryIO, count: int, dtype: Any, slope: float, intercept: float) -> Array:
+    """`count` real values, flat: int16 while every one fits, else float32, so that memory is that of the result."""
+    whole = dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer()
+    exact = whole and dtype.itemsize < 8 and abs(slope) < 1 << 15 and abs(intercept) < 1 << 31
+    values: Array = np.empty(count, np.int16 if whole else np.float32)
+    for first in range(0, count, _BLOCK_VOXELS):
+        wanted = min(_BLOCK_VOXELS, count - first)
+        data = stream.read(wanted * dtype.itemsize)
+        if len(data) < wanted * dtype.itemsize:
+            raise failed("truncated_pixels", "fewer bytes than the header says")
+        block = np.frombuffer(data, dtype)
+        if (slope, intercept) != (1.0, 0.0):
+            block = (
+                block.astype(np.int64) * int(slope) + int(intercept)
+                if exact
+                else block.astype(float) * slope + intercept
+            )
+        block = as_standard(block)
+        if block.dtype == np.float32 and values.dtype == np.int16:
+            values = values.astype(np.float32)
+        values[first : first + wanted] = block
+        beat()
+    return values

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from preprocess.conversion import InputFile, Outcome, Refusal, failed, skipped
+from preprocess.heartbeat import beat
 from preprocess.readers.dicom import MAX_PIXELS, decode_pixels, open_dicom, subject_ids
-from preprocess.readers.frames import Frame, frames_of
+from preprocess.readers.frames import Frame, frames_of, image_type
+from preprocess.readers.mosaic import frames_of_mosaic, slices_of_mosaic
 from preprocess.readers.volume import Array, Volume, to_lps
 
 MIN_SLICES = 8
@@ -51,18 +53,35 @@ def read_series(
     padding_becomes: float | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Reading:
-    """All volumes in the files of one series (equal `series_key`), in the order of their first file.
+    """All of `series_volumes` at once, in memory."""
+    reading = Reading()
+    found = series_volumes(files, reading, check=check, padding_becomes=padding_becomes, max_pixels=max_pixels)
+    reading.volumes = list(found)
+    written = {name for loaded in reading.volumes for name in loaded.files}
+    reading.outcomes = {name: outcome for name, outcome in reading.outcomes.items() if name not in written}
+    return reading
+
+
+def series_volumes(
+    files: Sequence[InputFile],
+    reading: Reading,
+    *,
+    check: Callable[[Frame], None],
+    padding_becomes: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Loaded]:
+    """The volumes in the files of one series (equal `series_key`), in the order of their first file.
 
     `check` raises a `Refusal` for a frame of the wrong quantity. Padding pixels get the value `padding_becomes`.
-    A slice that cannot be decoded has its own outcome; the rest goes on, and may show a gap.
+    A slice that cannot be decoded has its own outcome in `reading.outcomes`; the rest goes on, and may show a gap.
+    Echoes, b-values, acquisitions and times are volumes of their own, Siemens mosaics one volume a file.
     """
-    reading = Reading()
     frames: list[Frame] = []
     ids: tuple[str, ...] = ()
     for file in sorted(files, key=lambda file: file.relative):
         try:
             header = open_dicom(file.path, header_only=True)
-            found = frames_of(file, header)
+            found = frames_of_mosaic(file, header) if "MOSAIC" in image_type(header) else frames_of(file, header)
             for frame in found:
                 check(frame)
             ids = ids or subject_ids(header)
@@ -70,6 +89,7 @@ def read_series(
             reading.outcomes[file.relative] = refusal.outcome
         else:
             frames += found
+        beat()
     pixels = _Pixels(max_pixels)
     frames = _single_instances(frames, pixels, reading)
     clusters = _orientations(frames)
@@ -83,10 +103,10 @@ def read_series(
                 reading.refuse(part, refusal)
             else:
                 names = dict.fromkeys(frame.file.relative for frame in used)
-                reading.volumes.append(Loaded(volume, tuple(names), ids, quantitative=True))
-    written = {name for loaded in reading.volumes for name in loaded.files}
-    reading.outcomes = {name: outcome for name, outcome in reading.outcomes.items() if name not in written}
-    return reading
+                loaded = Loaded(volume, tuple(names), ids, quantitative=True)
+                del volume
+                yield loaded
+                del loaded
 
 
 class _Pixels:
@@ -100,7 +120,8 @@ class _Pixels:
         """Stored values (rows, columns). Raises the `Refusal` met while decoding."""
         name = frame.file.relative
         if name not in self._decoded:
-            self._decoded[name] = _decoded(frame.file, self._max_pixels)
+            self._decoded[name] = _decoded(frame, self._max_pixels)
+            beat()
         values = self._decoded[name]
         if isinstance(values, Refusal):
             raise values
@@ -116,12 +137,13 @@ class _Pixels:
                 del self._decoded[frame.file.relative]
 
 
-def _decoded(file: InputFile, max_pixels: int) -> Array | Refusal:
+def _decoded(frame: Frame, max_pixels: int) -> Array | Refusal:
     try:
-        dataset = open_dicom(file.path)
-        values = decode_pixels(dataset, max_pixels=max_pixels)
+        values = decode_pixels(open_dicom(frame.file.path), max_pixels=max_pixels)
     except Refusal as refusal:
         return refusal
+    if frame.tiles > 1:
+        return slices_of_mosaic(values, frame.tiles)
     return values.reshape(-1, *values.shape[-2:])
 
 

@@ -79,7 +79,7 @@ class Volume:
 
 
 def to_lps(values: Array, affine: Array) -> Volume:
-    """Reorder and flip an array of any orientation into a `Volume`; nothing is interpolated.
+    """Reorder and flip an array of any orientation into a `Volume`; nothing is interpolated and nothing copied.
 
     `values` is (i, j, k), `affine` (4, 4) maps (i, j, k) to LPS millimetres. Oblique grids go to the nearest axes.
     Refused: `no_geometry`.
@@ -102,7 +102,7 @@ def to_lps(values: Array, affine: Array) -> Volume:
             column = -column
             values = np.flip(values, axis=target)
         turned[:3, target] = column
-    return Volume(np.ascontiguousarray(values), turned)
+    return Volume(values, turned)
 
 
 def sample(

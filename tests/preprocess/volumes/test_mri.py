@@ -145,7 +145,7 @@ def test_dicom_equals_nifti(tools, tmp_path):
     assert len({piece.content for piece in pieces}) == 1
 
 
-def test_ct_and_mosaic_are_not_taken(tools, tmp_path):
+def test_ct_and_mosaics_without_their_private_header_are_not_taken(tools, tmp_path):
     tools.write_series(tmp_path / "ct", head(10).astype(np.int16), tools.axial())
     tools.write_series(
         tmp_path / "mosaic", head(2).astype(np.int16), tools.axial(), modality="MR",

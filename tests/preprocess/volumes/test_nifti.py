@@ -56,12 +56,13 @@ def test_oblique_affine_keeps_voxels_and_places_them(tmp_path):
 def test_units_and_scaling(tmp_path):
     image = nibabel.Nifti1Image(ramp(), np.diag([0.002, 0.002, 0.003, 1.0]))
     image.header.set_xyzt_units("meter")
-    image.header.set_slope_inter(2.0, -5.0)
-    nibabel.save(image, tmp_path / "v.nii")
-    volume = read_volume_file(tmp_path / "v.nii")
-    assert volume.spacing == pytest.approx((3.0, 2.0, 2.0), rel=1e-5)
-    assert volume.values.dtype == np.float32
-    assert volume.values[0, -1, -1] == -5.0 and volume.values.max() == 2 * ramp().max() - 5
+    for slope, dtype in ((2.0, np.int16), (2.5, np.float32), (2000.0, np.float32)):
+        image.header.set_slope_inter(slope, -5.0)
+        nibabel.save(image, tmp_path / "v.nii")
+        volume = read_volume_file(tmp_path / "v.nii")
+        assert volume.spacing == pytest.approx((3.0, 2.0, 2.0), rel=1e-5)
+        assert volume.values.dtype == dtype
+        assert volume.values[0, -1, -1] == -5.0 and volume.values.max() == slope * ramp().max() - 5
 
 
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
