@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels.utils import get_expected_length
+from pydicom.pixels.utils import get_expected_length, iter_pixels
 from pydicom.uid import UID
 
 from preprocess.conversion import WEAK, failed, skipped
+from preprocess.heartbeat import beat
+from preprocess.readers.codestream import refuse_inflating, refuse_unsound_streams
 from preprocess.split import is_placeholder
 
 MAX_PIXELS = 1 << 30
@@ -57,9 +58,6 @@ LOSSY_SYNTAXES = frozenset(
     )
 )
 
-_CUT_UNNOTICED = frozenset(UID(f"1.2.840.10008.1.2.4.{number}") for number in (50, 51, 57, 70, 80, 81))
-"""JPEG of all processes and JPEG-LS, whose decoders fill what a stream that ends early lacks, without a word."""
-
 # Expected findings become typed refusals; pydicom's own log lines would only repeat them, with header values in them.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -87,7 +85,8 @@ def is_dicom(path: Path) -> bool:
 def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | None = None) -> Dataset:
     """Read a DICOM file; `header_only` stops before the pixel data, `tags` limits which elements are kept.
 
-    A file without the preamble is accepted if it parses to an object with a SOP class. Refused: `empty`, `unreadable`.
+    A file without the preamble is accepted if it parses to an object with a SOP class. Refused: `empty`, `unreadable`,
+    `too_large` (deflated).
     """
     try:
         if path.stat().st_size == 0:
@@ -97,6 +96,7 @@ def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | N
         raise failed("unreadable", f"cannot be opened ({error.strerror})") from error
     kept = None if tags is None else [*tags, _SOP_CLASS]
     with sound_header("the file"):
+        refuse_inflating(path)
         dataset = pydicom.dcmread(path, stop_before_pixels=header_only, force=not present, specific_tags=kept)
         if _SOP_CLASS not in dataset and not header_only:
             # pydicom drops everything when a file ends inside compressed pixel data: the header alone tells which.
@@ -145,27 +145,15 @@ def decode_pixels(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
             expected = get_expected_length(dataset)
             if stored < expected:
                 raise failed("truncated_pixels", f"{stored} of {expected} bytes")
-        if syntax in _CUT_UNNOTICED:
-            _refuse_cut_streams(dataset)
-        dataset.pixel_array_options(raw=True)
+        if syntax.is_encapsulated:
+            refuse_unsound_streams(dataset, syntax)
         values = _decode(dataset, syntax)
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
 
 
-def _refuse_cut_streams(dataset: Dataset) -> None:
-    """Raise `truncated_pixels` unless each compressed image ends in its end marker, which cannot occur earlier."""
-    offsets = None
-    if "ExtendedOffsetTable" in dataset:
-        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    for stream in generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
-        if b"\xff\xd9" not in stream[-16:]:  # a byte or two of padding may follow
-            raise failed("truncated_pixels", "a compressed image lacks its end")
-
-
 def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
     try:
-        values: np.ndarray[Any, Any] = dataset.pixel_array
+        values = _frames(dataset, syntax)
     except NotImplementedError as error:
         raise failed("unsupported_syntax", syntax.name) from error
     except RuntimeError as error:
@@ -184,6 +172,26 @@ def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
         if type(error).__module__ != "pyo3_runtime":
             raise
         raise failed("unreadable", f"the compressed pixel data is damaged ({syntax.name})") from error
+    return values
+
+
+def _frames(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
+    """All frames; compressed ones one by one, for many take long."""
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if count == 1 or not syntax.is_encapsulated:
+        dataset.pixel_array_options(raw=True)
+        values: np.ndarray[Any, Any] = dataset.pixel_array
+        return values
+    decoded = iter_pixels(dataset, raw=True)
+    first = next(decoded)
+    values = np.empty((count, *first.shape), first.dtype)
+    values[0] = first
+    number = 0
+    for number, frame in zip(range(1, count), decoded, strict=False):
+        values[number] = frame
+        beat()
+    if number + 1 < count:
+        raise failed("truncated_pixels", f"{number + 1} frames of {count} ({syntax.name})")
     return values
 
 

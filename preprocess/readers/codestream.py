@@ -1,0 +1,93 @@
+"""Compressed images inside DICOM objects: what each promises is compared with the header before anything is decoded.
+
+A decoder allocates what the stream's own header asks for, whatever DICOM's header says: some hundred bytes can ask for
+gigabytes. And some decoders fill up what a stream that ends early lacks, without a word.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID
+
+from preprocess.conversion import failed
+from preprocess.heartbeat import beat
+
+MAX_INFLATED = 1 << 29
+"""Bytes that a deflated object may take; pydicom inflates all of it at once, header and pixels."""
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_CUT_UNNOTICED = frozenset(UID(f"1.2.840.10008.1.2.4.{number}") for number in (50, 51, 57, 70, 80, 81))
+"""JPEG of all processes and JPEG-LS, whose decoders fill what a stream that ends early lacks."""
+
+_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC})
+"""JPEG's start of frame of every process, of a hierarchy of them, and JPEG-LS's."""
+
+
+def refuse_unsound_streams(dataset: Dataset, syntax: UID) -> None:
+    """Look at each compressed image of `dataset`. Refused: `truncated_pixels`, `unreadable`. Raises as pydicom does."""
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
+    for stream in generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
+        for width, height, channels in promised(stream):
+            if width * height * channels > rows * columns * samples:
+                size = f"{width} x {height} x {channels}"
+                raise failed("unreadable", f"a compressed image of {size} where the header says {columns} x {rows}")
+        if syntax in _CUT_UNNOTICED and b"\xff\xd9" not in stream[-16:]:  # a byte or two of padding may follow
+            raise failed("truncated_pixels", "a compressed image lacks its end")
+
+
+def promised(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    """(width, height, channels) of each JPEG, JPEG-LS or JPEG 2000 header found; an unknown height is taken as large.
+
+    Nothing for other streams (RLE, whose output cannot exceed 64 times its input).
+    """
+    if stream.startswith(b"\xff\xd8"):
+        yield from _jpeg_frames(stream)
+        return
+    # In a bare codestream the header is at the start; a JP2 file has it in some box, and could have a decoy in another.
+    place = stream.find(_START_OF_CODESTREAM)
+    bare = place == 0
+    while place >= 0:
+        x, y, x0, y0 = (int.from_bytes(stream[place + at : place + at + 4]) for at in (8, 12, 16, 20))
+        yield max(0, x - x0), max(0, y - y0), int.from_bytes(stream[place + 40 : place + 42])
+        place = -1 if bare else stream.find(_START_OF_CODESTREAM, place + 1)
+
+
+def _jpeg_frames(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    place = 2
+    while place + 10 <= len(stream) and stream[place] == 0xFF:
+        marker = stream[place + 1]
+        if marker == 0xFF:  # fill byte
+            place += 1
+            continue
+        if marker == 0xDA:
+            return
+        if marker in _FRAME_MARKERS:
+            height, width = (int.from_bytes(stream[place + at : place + at + 2]) for at in (5, 7))
+            yield width or 0xFFFF, height or 0xFFFF, stream[place + 9]
+        place += 2 + int.from_bytes(stream[place + 2 : place + 4])
+
+
+def refuse_inflating(path: Path) -> None:
+    """Refuse a deflated object that would take more than `MAX_INFLATED` bytes (`too_large`). Raises OSError."""
+    with path.open("rb") as stream:
+        if _DEFLATED not in stream.read(1 << 16):
+            return
+        # The group's length stands in its first element, at byte 140; what is deflated comes after the group.
+        stream.seek(140)
+        stream.seek(144 + int.from_bytes(stream.read(4), "little"))
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while data := inflater.unconsumed_tail or stream.read(1 << 16):
+            size += len(inflater.decompress(data, 1 << 24))
+            beat()
+            if size > MAX_INFLATED:
+                raise failed("too_large", f"more than {MAX_INFLATED} bytes inflated")
