@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medcoss.command import Parser, add_debug
+from medcoss.command import Parser, add_debug, report_error
 from medcoss.command import run as run_command
-from medcoss.contracts import MedcossError, UsageError
+from medcoss.contracts import Kind, MedcossError, UsageError
 
 if TYPE_CHECKING:
     from preprocess.conversion import Modality
     from preprocess.job import Job, Result
+    from preprocess.labels import Table
 
 _MODALITIES = Path(__file__).parent / "modalities"
 _PHANTOMS = "preprocess.phantoms.command"
@@ -26,13 +27,21 @@ _EXAMPLE = """examples:
   preprocess phantoms --out raw --seed 0
   preprocess xray --in raw/xray --out shards/xray --labels raw/xray/labels.csv
   preprocess ct --help
+Options, labels, privacy and what each reason in outcomes.parquet means: docs/preprocess.md
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status (0 done, 1 failed, 2 usage, 3 done but some inputs failed)."""
     words = sys.argv[1:] if argv is None else argv
-    arguments = build_parser(words).parse_args(words)
+    try:
+        arguments, unknown = build_parser(words).parse_known_args(words)
+    except KeyboardInterrupt:
+        report_error("interrupted: nothing was begun")
+        return 1
+    if unknown:
+        # argparse would send the user to the help of all commands, which lists no options.
+        Parser(prog=f"preprocess {arguments.command}").error(f"unrecognized arguments: {' '.join(unknown)}")
     action = _phantoms if arguments.command == "phantoms" else _convert
     return run_command(action, arguments, debug=arguments.debug)
 
@@ -89,7 +98,8 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     add("--json", action="store_true", help="print the result as JSON on stdout")
     add("--limit", type=_positive, metavar="N", help="convert N units (files, series, slides) only, drawn by the salt")
     add("--shard-size", type=_positive, metavar="N", help="samples a shard (default by kind)")
-    add("--max-failures", type=_tolerance, metavar="N|P%", help="stop, status 1, when more files fail (default: never)")
+    add("--max-failures", type=_tolerance, metavar="N|P%",
+        help="stop, status 1, when more files fail; staged work stays (default: never)")  # fmt: skip
     add("--dry-run", action="store_true", help="say what would be converted, write nothing")
     add("--extend", action="store_true", help="take in inputs that are new since the set was made")
     add("--no-qc", dest="qc", action="store_false", help="leave out qc/index.html")
@@ -105,10 +115,12 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
                      help="secret behind keys, tokens and splits, made once (default %(default)s)")  # fmt: skip
     labels = parser.add_argument_group("labels, for evaluation only")
     labels.add_argument("--labels", action="append", default=[], type=Path, metavar="CSV",
-                        help="table of labels, subjects, splits; repeatable, the first that knows wins")  # fmt: skip
+                        help="CSV, TSV: labels, subjects, splits; repeatable, the first that knows wins")  # fmt: skip
     labels.add_argument("--id-column", action="append", metavar="NAME",
                         help="column that names a file, folder or table row; repeatable (default file)")  # fmt: skip
-    labels.add_argument("--label-column", action="append", metavar="NAME", help="repeatable (default label)")
+    labels.add_argument(
+        "--label-column", action="append", metavar="NAME", help="column of labels; repeatable (default label)"
+    )
     labels.add_argument("--masks", action="append", default=[], type=Path, metavar="DIR",
                         help="folder of dense labels: not inputs; repeatable")  # fmt: skip
 
@@ -148,8 +160,11 @@ def make_job(arguments: argparse.Namespace) -> Job:
     for path in [*arguments.labels, *filter(None, [arguments.subject_alias])]:
         if not path.is_file():
             raise UsageError(f"no such table: {path}: check the path")
+    own = modality.settings(arguments)
     salt = split.load_salt(arguments.salt_file.expanduser())
     tables = [labels.read_table(path, ids, columns, arguments.subject_column) for path in arguments.labels]
+    if arguments.labels and arguments.label_column and modality.spec(own).kind is not Kind.SEQUENCE:
+        _require_labels(tables, columns)
     subject_from, pattern, subject_table = arguments.subject_from, None, None
     if subject_from and subject_from.lower().endswith((".csv", ".tsv")) and Path(subject_from).is_file():
         subject_table = Path(subject_from)
@@ -158,7 +173,6 @@ def make_job(arguments: argparse.Namespace) -> Job:
     elif subject_from:
         pattern = split.parse_pattern(subject_from)
     aliases = split.read_aliases(arguments.subject_alias) if arguments.subject_alias else {}
-    own = modality.settings(arguments)
     private = {option: value for option, value in own.items() if option.startswith("_")}
     settings = {
         **{option: value for option, value in own.items() if option not in private},
@@ -184,11 +198,24 @@ def make_job(arguments: argparse.Namespace) -> Job:
     )  # fmt: skip
 
 
+def _require_labels(tables: Sequence[Table], columns: Sequence[str]) -> None:
+    """Raise `UsageError` for a label column that no table fills: a typing error, found before hours of work."""
+    for column in columns:
+        if not any(column in entry.labels for table in tables for entry in table.entries.values()):
+            raise UsageError(f"--label-column {column}: no table of --labels has a value in such a column")
+
+
 def _convert(arguments: argparse.Namespace) -> int:
     from preprocess.run import run
 
     job = make_job(arguments)
-    result = run(job)
+    try:
+        result = run(job)
+    except OSError as error:
+        # A full disk is met in the middle of a file, where the system no longer says which.
+        if error.filename is None:
+            error.filename = os.fspath(job.out)
+        raise
     if arguments.json:
         names = ("state", "inputs", "splits", "reasons", "fingerprint", "notes")
         print(json.dumps({name: getattr(result, name) for name in names}))
@@ -203,7 +230,7 @@ def _show(job: Job, result: Result) -> None:
     files = ", ".join(f"{result.inputs[what]} {what}" for what in order if what in result.inputs)
     print(f"{job.name}: {result.state}: {job.out} (files: {files})")
     for name, counts in result.splits.items():
-        print(f"  {name}: {counts['samples']} samples of {counts['subjects']} subjects")
+        print(f"  {name}: {_counted(counts['samples'], 'sample')} of {_counted(counts['subjects'], 'subject')}")
     for status, reason, number in result.reasons:
         print(f"  {number} {status}: {reason}")
     for note in result.notes:
@@ -212,6 +239,10 @@ def _show(job: Job, result: Result) -> None:
         # File names may name patients: only the person at this terminal sees them, no log does.
         for file, outcome in result.failures[:20]:
             print(f"  failed: {file.path}: {outcome.reason} {outcome.message}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _phantoms(arguments: argparse.Namespace) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from preprocess.cli import main, modality_names
+from preprocess.job import Job
 
 
 def write_reports(folder: Path, count: int = 12) -> None:
@@ -97,6 +101,48 @@ def test_wrong_words_exit_2(words: list[str], capsys: pytest.CaptureFixture[str]
         main(["report", "--out", "out", *words])
     assert done.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unknown_option_is_looked_up_in_the_help_that_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--out", "out", "--lenght", "64"])
+    assert capsys.readouterr().err == "error: unrecognized arguments: --lenght 64: see `preprocess report --help`\n"
+
+
+def test_a_label_column_that_no_table_has_is_refused_before_any_work(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text("file,finding\na,clear\n")
+    words = ["xray", "--in", str(tmp_path / "a.png"), *arguments, "--labels", str(tmp_path / "labels.csv")]
+    assert main([*words, "--label-column", "findings"]) == 2
+    assert capsys.readouterr().err.startswith("error: --label-column findings: no table")
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--label-column", "finding"]) == 0
+
+
+def test_a_full_disk_is_named_by_the_set_that_was_written(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(job: Job) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preprocess.run.run", full)
+    assert main(["report", "--in", str(tmp_path), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'out'}: No space left on device: free some space")
+    assert error.count("\n") == 1
+
+
+def test_ctrl_c_while_the_modality_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("preprocess.cli.build_parser", stop)
+    assert main(["ct", "--out", "out"]) == 1
+    assert capsys.readouterr().err == "error: interrupted: nothing was begun\n"
 
 
 def test_qc_page_stands_alone(tmp_path: Path, arguments: list[str]) -> None:
