@@ -22,6 +22,11 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 _HEADER_BYTES = 1 << 20
 _META_KEY = b"ElementDataFile"
 _META_LINE = re.compile(rb"(?:^|[\r\n])ElementDataFile *= *([^\r\n]*?) *(?=[\r\n]|$)")
+# The library keeps ten dimensions and does not count.
+_META_RANK = re.compile(rb" *= *[1-4] *")
+_META_RANKS = re.compile(rb"NDims([^\r\n]*)")
+# The library crashes on lines of other kinds.
+_NRRD_FIELD = re.compile(rb"#.*|[ -9;-~]+:[= ].*")
 _NRRD_KEY = re.compile(rb"data ?file", re.IGNORECASE)
 _NRRD_LINE = re.compile(rb"(?:^|\n)data ?file: *([^\r\n]*?) *\r?(?=\n|$)", re.IGNORECASE)
 _PLAIN_NAME = re.compile(r"(?!LIST)[^/\\%:*?\x00-\x1f]{1,255}")
@@ -45,6 +50,8 @@ def data_file(path: Path) -> str | None:
     if not start.startswith(b"NRRD") or (not ends and len(start) == _HEADER_BYTES):
         raise failed("unreadable", "not an NRRD header")
     header = start[: min(ends)] if ends else start
+    if not all(map(_NRRD_FIELD.fullmatch, header.splitlines()[1:])):
+        raise failed("unreadable", "not an NRRD header")
     named = _NRRD_LINE.findall(header)
     if not named and not _NRRD_KEY.search(header):
         return None
@@ -56,7 +63,7 @@ def data_file(path: Path) -> str | None:
 
 def _meta_data_file(start: bytes) -> str | None:
     found = _META_LINE.search(start)
-    if found is None:
+    if found is None or not all(map(_META_RANK.fullmatch, _META_RANKS.findall(start))):
         raise failed("unreadable", "not a MetaImage header")
     return None if found[1].upper() == b"LOCAL" else _plain(found[1])
 
