@@ -34,6 +34,7 @@ REASONS: dict[str, str] = {
     "too_short": "fewer than 3 words are left after cleaning",
     "no_text_column": "a table without any of the columns named by --text-column",
     "encoding": "the text is not valid in the declared encoding (UTF-8 unless --encoding says otherwise)",
+    "malformed_rows": "rows of a table could not be read (cells, quotes, encoding, length); its message counts them",
     "conflicting_labels": "the same text stands under two different labels",
     # xray
     "multi_frame": "several frames in one radiograph file; only single images are samples",
@@ -63,5 +64,6 @@ REASONS: dict[str, str] = {
     "no_tissue": "no tile with enough tissue was found",
     "too_small": "smaller than one tile",
     "broken_tile": "some tiles could not be read",
+    "out_of_focus": "all tiles drawn from it are blurred; --min-focus sets what counts as sharp",
     "raw_tiles": "an image of tile size without --tiles: pass --tiles if these are pre-cut tiles",
 }

@@ -1,4 +1,4 @@
-"""Tiles of a slide: which level and side give the asked resolution, which tiles are tissue, and their pixels."""
+"""Tiles of a slide: which level and side give the asked resolution, which tiles are worth having, and their pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 
 from medcoss.contracts import derive_seed
 from preprocess.conversion import Refusal, failed, skipped
-from preprocess.readers.wsi import Level, Slide, overview, tissue
+from preprocess.heartbeat import beat
+from preprocess.readers.tissue import Cells, overview, sort_cells
+from preprocess.readers.wsi import Level, Slide
 
 TOLERANCE = 0.05
 """A level within this of the asked resolution is cut without resampling."""
@@ -29,15 +32,39 @@ _CELLS = 16
 
 _MAP_CELLS = 20_000_000
 
-_SUPERTILE_PX = 2048
+_SUPERTILE_PX = 4096
+
+
+class Fate(IntEnum):
+    """What the overview says of a tile's place: kept, or the first reason that speaks against it."""
+
+    KEPT = 0
+    DARK = 1
+    PEN = 2
+    TISSUE = 3
+    """Too little of it."""
+    WHITE = 4
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Limits, as parts of a tile's area."""
+
+    min_tissue: float = 0.5
+    max_pen: float = 0.1
+    max_dark: float = 0.25
+    max_white: float = 0.75
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A grid of tiles from the slide's corner: read `side` px of `level`, give `tile_px` px of `true_mpp` µm each."""
+    """A grid of tiles from the slide's corner: read `side` px of `level` every `step` px, give `tile_px` px of
+    `true_mpp` µm each.
+    """
 
     level: Level
     side: int
+    step: int
     tile_px: int
     true_mpp: float
     rows: int
@@ -47,6 +74,11 @@ class Plan:
     def side_level0(self) -> float:
         """A tile's side in px of level 0."""
         return self.side * self.level.downsample
+
+    @property
+    def step_level0(self) -> float:
+        """From one tile to the next in px of level 0."""
+        return self.step * self.level.downsample
 
 
 @dataclass(frozen=True, order=True)
@@ -58,18 +90,39 @@ class Tile:
     tissue: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """Tissue tiles in grid order, and a digest of what the slide looks like (size and overview)."""
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What an overview tells: the fate and part of tissue of each place (rows, columns), and the overview itself
+    (its RGB `cells`, each `cell_px` px of level 0 wide, and what they are).
+    """
 
-    tiles: tuple[Tile, ...]
-    digest: bytes
+    fates: np.ndarray[Any, np.dtype[np.uint8]]
+    part: np.ndarray[Any, np.dtype[np.float64]]
+    cells: np.ndarray[Any, np.dtype[np.uint8]]
+    kinds: Cells
+    cell_px: float
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The kept tiles in grid order."""
+        kept = np.argwhere(self.fates == Fate.KEPT)
+        return tuple(Tile(int(row), int(column), float(self.part[row, column])) for row, column in kept)
+
+    def digest(self, slide: Slide, mpp: float) -> bytes:
+        """Of what the slide shows: this overview, the sizes of its levels, its resolution. A copy has the same."""
+        sizes = " ".join(f"{level.width}x{level.height}" for level in slide.levels)
+        about = f"{sizes} {mpp:.6g} {self.cells.shape} {self.cell_px:.6g}"
+        return hashlib.sha256(about.encode() + self.cells.tobytes()).digest()
+
+    def count(self, fate: Fate) -> int:
+        """Number of places of that fate."""
+        return int(np.count_nonzero(self.fates == fate))
 
 
-def plan(slide: Slide, mpp: float, *, tile_px: int, tile_mpp: float) -> Plan:
+def plan(slide: Slide, mpp: float, *, tile_px: int, tile_mpp: float, overlap_px: int = 0) -> Plan:
     """Choose level and side for tiles of `tile_px` px at `tile_mpp` µm a px; `mpp` is the slide's at level 0.
 
-    The coarsest level that is fine enough is read; at most 1.2 times is enlarged.
+    The coarsest level that is fine enough is read; at most 1.2 times is enlarged. Neighbours share `overlap_px` px.
     Refused: `level_too_coarse`, `too_small`, `too_large`.
     """
     finest = slide.levels[0]
@@ -82,44 +135,85 @@ def plan(slide: Slide, mpp: float, *, tile_px: int, tile_mpp: float) -> Plan:
         raise skipped("level_too_coarse", f"finest level {level_mpp:.4g} µm a px, asked {tile_mpp:g}")
     as_it_is = abs(level_mpp / tile_mpp - 1) <= TOLERANCE
     side = tile_px if as_it_is else max(1, round(tile_px * tile_mpp / level_mpp))
-    rows, columns = level.height // side, level.width // side
-    if rows * columns == 0:
+    step = max(1, round(side * (1 - overlap_px / tile_px)))
+    if min(level.width, level.height) < side:
         raise skipped("too_small", f"{level.width} x {level.height} px, a tile takes {side}")
-    return Plan(level, side, tile_px, side * level_mpp / tile_px, rows, columns)
+    rows, columns = (level.height - side) // step + 1, (level.width - side) // step + 1
+    return Plan(level, side, step, tile_px, side * level_mpp / tile_px, rows, columns)
 
 
-def find_tissue(slide: Slide, plan: Plan, *, min_tissue: float) -> Found:
-    """Tiles of the grid at least `min_tissue` of whose area is tissue, from an overview of the slide."""
+def survey(slide: Slide, plan: Plan, filters: Filters) -> Survey:
+    """Look at all of the slide, coarsely, and judge every place of the grid."""
     finest = slide.levels[0]
     bounded = math.sqrt(finest.width * finest.height / _MAP_CELLS)
     cells, cell = overview(slide, min(max(plan.side_level0 / _CELLS, bounded), plan.side_level0 / 2))
+    kinds = sort_cells(cells)
+    rows = _edges(plan.rows, plan, cell, cells.shape[0])
+    columns = _edges(plan.columns, plan, cell, cells.shape[1])
+    tissue = _parts(kinds.tissue, rows, columns)
+    fates = np.select(
+        [
+            _parts(kinds.dark, rows, columns) > filters.max_dark,
+            _parts(kinds.pen, rows, columns) > filters.max_pen,
+            (tissue < filters.min_tissue) | (tissue <= 0),
+            _parts(kinds.white, rows, columns) > filters.max_white,
+        ],
+        [Fate.DARK, Fate.PEN, Fate.TISSUE, Fate.WHITE],
+        Fate.KEPT,
+    )
+    return Survey(fates.astype(np.uint8), tissue, cells, kinds, cell)
+
+
+Edges = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+def _edges(count: int, plan: Plan, cell: float, limit: int) -> Edges:
+    starts = np.arange(count) * (plan.step_level0 / cell)
+    ends = starts + plan.side_level0 / cell
+    first, last = (np.minimum(np.rint(edge).astype(np.int64), limit) for edge in (starts, ends))
+    return first, last
+
+
+def _parts(mask: np.ndarray[Any, Any], rows: Edges, columns: Edges) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Which part of each rectangle (rows, columns) the mask covers."""
     # Summed over rows and columns with a zero border, any rectangle's sum is four look-ups.
-    sums = np.pad(np.cumsum(np.cumsum(tissue(cells), axis=0), axis=1), ((1, 0), (1, 0)))
-    top, bottom = _edges(plan.rows, plan.side_level0 / cell, cells.shape[0])
-    left, right = _edges(plan.columns, plan.side_level0 / cell, cells.shape[1])
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
+    np.cumsum(mask, axis=0, dtype=np.int32, out=sums[1:, 1:])
+    np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
+    (top, bottom), (left, right) = rows, columns
     inside = (
         sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
     )
-    area = np.maximum((bottom - top)[:, None] * (right - left)[None, :], 1)
-    part = inside / area
-    kept = np.argwhere((part >= min_tissue) & (part > 0))
-    tiles = tuple(Tile(int(row), int(column), float(part[row, column])) for row, column in kept)
-    size = f"{slide.levels[0].width} {slide.levels[0].height} {cells.shape}"
-    return Found(tiles, hashlib.sha256(size.encode() + cells.tobytes()).digest())
+    parts: np.ndarray[Any, Any] = inside / np.maximum((bottom - top)[:, None] * (right - left)[None, :], 1)
+    return parts
 
 
-def _edges(count: int, cells_a_tile: float, limit: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    edges = np.minimum(np.rint(np.arange(count + 1) * cells_a_tile).astype(np.int64), limit)
-    return edges[:-1], edges[1:]
+def draw(tiles: tuple[Tile, ...], count: int | None, seed: int, digest: bytes) -> tuple[Tile, ...]:
+    """At most `count` tiles in grid order, the same ones for one slide (its digest) and seed wherever the file lies."""
+    if count is None or len(tiles) <= count:
+        return tiles
+    generator = np.random.default_rng(derive_seed("tiles", seed, digest.hex()))
+    chosen = np.sort(generator.choice(len(tiles), size=count, replace=False))
+    return tuple(tiles[index] for index in chosen)
 
 
-def draw(found: Found, count: int, seed: int) -> tuple[Tile, ...]:
-    """At most `count` tiles in grid order, the same ones for one slide and seed wherever the file lies."""
-    if len(found.tiles) <= count:
-        return found.tiles
-    generator = np.random.default_rng(derive_seed("tiles", seed, found.digest.hex()))
-    chosen = np.sort(generator.choice(len(found.tiles), size=count, replace=False))
-    return tuple(found.tiles[index] for index in chosen)
+def in_blocks(plan: Plan, tiles: Sequence[Tile]) -> list[list[Tile]]:
+    """The tiles by supertile: neighbours that one read gives."""
+    span = max(1, (_SUPERTILE_PX - plan.side) // plan.step + 1)
+    blocks: dict[tuple[int, int], list[Tile]] = defaultdict(list)
+    for tile in tiles:
+        blocks[tile.row // span, tile.column // span].append(tile)
+    return [blocks[place] for place in sorted(blocks)]
+
+
+def share_out(plan: Plan, tiles: Sequence[Tile], most: int) -> list[list[Tile]]:
+    """The tiles in portions of about `most`, whole supertiles as far as they fit."""
+    portions: list[list[Tile]] = []
+    for block in in_blocks(plan, tiles):
+        if not portions or len(portions[-1]) + len(block) > most:
+            portions.append([])
+        portions[-1] += block
+    return portions
 
 
 def read_tiles(slide: Slide, plan: Plan, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, np.ndarray[Any, Any] | None]]:
@@ -127,32 +221,28 @@ def read_tiles(slide: Slide, plan: Plan, tiles: Sequence[Tile]) -> Iterator[tupl
 
     Neighbouring tiles come from one read where most of the read is wanted; pixels do not depend on that grouping.
     """
-    span = max(1, _SUPERTILE_PX // plan.side)
-    blocks: dict[tuple[int, int], list[Tile]] = defaultdict(list)
-    for tile in tiles:
-        blocks[tile.row // span, tile.column // span].append(tile)
-    for _, group in sorted(blocks.items()):
-        yield from _read_group(slide, plan, group)
-
-
-def _read_group(slide: Slide, plan: Plan, group: Sequence[Tile]) -> Iterator[tuple[Tile, np.ndarray[Any, Any] | None]]:
-    top, left = min(tile.row for tile in group), min(tile.column for tile in group)
-    high = max(tile.row for tile in group) - top + 1
-    wide = max(tile.column for tile in group) - left + 1
-    region = _read(slide, plan, top, left, high, wide) if len(group) > 1 and high * wide <= 2 * len(group) else None
-    for tile in group:
-        if region is None:
-            pixels = _read(slide, plan, tile.row, tile.column, 1, 1)
-        else:
-            y, x = (tile.row - top) * plan.side, (tile.column - left) * plan.side
-            pixels = region[y : y + plan.side, x : x + plan.side]
-        yield tile, None if pixels is None else _resize(pixels, plan.tile_px)
+    for block in in_blocks(plan, tiles):
+        beat()
+        top, left = min(tile.row for tile in block), min(tile.column for tile in block)
+        high = max(tile.row for tile in block) - top
+        wide = max(tile.column for tile in block) - left
+        dense = len(block) > 1 and (high + 1) * (wide + 1) <= 2 * len(block)
+        region = _read(slide, plan, top, left, high, wide) if dense else None
+        for tile in block:
+            if region is None:
+                beat()
+                pixels = _read(slide, plan, tile.row, tile.column, 0, 0)
+            else:
+                y, x = (tile.row - top) * plan.step, (tile.column - left) * plan.step
+                pixels = region[y : y + plan.side, x : x + plan.side]
+            yield tile, None if pixels is None else _resize(pixels, plan.tile_px)
 
 
 def _read(slide: Slide, plan: Plan, row: int, column: int, high: int, wide: int) -> np.ndarray[Any, Any] | None:
-    side = plan.side
+    """The tile at (row, column) and those up to `high` below and `wide` beside it."""
+    height, width = (steps * plan.step + plan.side for steps in (high, wide))
     try:
-        return slide.read(plan.level, column * side, row * side, wide * side, high * side)
+        return slide.read(plan.level, column * plan.step, row * plan.step, width, height)
     except Refusal:
         return None
 
