@@ -57,12 +57,16 @@ def _walk(root: Path, closed: set[Path]) -> Iterator[tuple[Path, Path]]:
             continue
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
-        for entry in reversed(listed):
-            if entry.is_dir():
-                stack.append((Path(entry.path), (*above, real)))
-        for entry in listed:
-            if not entry.is_dir():
-                yield real, Path(entry.path)
+        folders = {entry.name for entry in listed if _is_folder(entry)}
+        stack += [(Path(entry.path), (*above, real)) for entry in reversed(listed) if entry.name in folders]
+        yield from ((real, Path(entry.path)) for entry in listed if entry.name not in folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be opened
+        return False
 
 
 def input_id(salt: Salt, relative: str) -> str:
