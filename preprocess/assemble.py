@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from preprocess.staging import StagedAttachment, StagedSample, StagedUnit
 _SPLIT_RANK = {"test": 0, "val": 1, "train": 2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A sample that goes into the set: its split, the unit it is staged in, and what is stored beside its data."""
 
@@ -26,7 +27,7 @@ class Placed:
     """Which of the samples that a rewriter makes of it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class FileFate:
     """One row of `outcomes`."""
 
@@ -60,13 +61,15 @@ class Assembly:
 
 
 def assemble(
-    units: Iterable[StagedUnit], outcomes: Mapping[str, Outcome], fractions: Mapping[str, float], salt: Salt
-) -> Assembly:
+    units: Iterable[StagedUnit], outcomes: Mapping[str, Outcome], fractions: Mapping[str, float], salt: Salt,
+    erased: Collection[str] = (),
+) -> Assembly:  # fmt: skip
     """Decide about every staged sample and every file; the result does not depend on the order of `units`.
 
-    `outcomes` are those of files in no unit, by input id. Raises `UsageError` if a subject is given two splits.
+    `outcomes` are those of files in no unit, by input id; samples of the subjects `erased` are left out.
+    Raises `UsageError` if a subject is given two splits.
     """
-    units = sorted(units, key=lambda unit: unit.unit_id)
+    units = sorted((_without(unit, erased) for unit in units), key=lambda unit: unit.unit_id)
     place = _subject_splits(units, fractions, salt)
     copies: dict[str, list[Placed]] = defaultdict(list)
     for unit in units:
@@ -78,15 +81,17 @@ def assemble(
     conflicted: set[str] = set()
     for key in sorted(copies):
         placed, *others = sorted(copies[key], key=_preference)
-        labels, conflict = _agreed([placed.sample, *(other.sample for other in others)])
+        labels, conflict = _agreed([one.sample.labels for one in (placed, *others)])
         assembly.duplicates += len(others)
         for other in others:
             lost[other.sample.input_id] = "conflicting_labels" if conflict else "duplicate"
         if conflict:
             assembly.conflicts += 1
             conflicted.add(placed.sample.input_id)
-        sample = replace(placed.sample, labels=labels)
-        assembly.splits[placed.split].append(replace(placed, sample=sample))
+        sample = placed.sample
+        if labels != sample.labels:
+            placed = replace(placed, sample=replace(sample, labels=labels))
+        assembly.splits[placed.split].append(placed)
         kept[sample.input_id].append(key)
         assembly.unknown_subjects += not sample.known
     for unit in units:
@@ -110,6 +115,29 @@ def assemble(
     return assembly
 
 
+def _without(unit: StagedUnit, erased: Collection[str]) -> StagedUnit:
+    """The unit as if the erased subjects' samples had never been in it, but for its files' outcomes."""
+    gone = Counter(sample.input_id for sample in unit.samples if sample.subject in erased)
+    if not gone:
+        return unit
+    samples = [sample for sample in unit.samples if sample.subject not in erased]
+    left = {sample.input_id for sample in samples}
+    outcomes = {
+        name: Outcome(Status.SKIPPED, "erased")
+        if outcome.status is Status.WRITTEN and name not in left and (name in gone or not left)
+        else outcome
+        for name, outcome in unit.outcomes.items()
+    }
+    counts = {
+        name: {**inside, "erased": gone[name]} if name in gone else inside for name, inside in unit.counts.items()
+    }
+    # Figures and pictures cannot be told apart by subject: only a unit that keeps samples keeps them.
+    figures, attachments = (unit.figures, unit.attachments) if samples else ({}, [])
+    return replace(
+        unit, outcomes=outcomes, samples=samples, counts=counts, figures=figures, attachments=attachments
+    )  # fmt: skip
+
+
 def _subject_splits(units: list[StagedUnit], fractions: Mapping[str, float], salt: Salt) -> dict[str, str]:
     given: dict[str, str] = {}
     tokens: set[str] = set()
@@ -129,15 +157,17 @@ def _preference(placed: Placed) -> tuple[int, str, str]:
     return _SPLIT_RANK[placed.split], placed.sample.input_id, placed.sample.subject
 
 
-def _agreed(samples: list[StagedSample]) -> tuple[dict[str, Any], bool]:
-    """Labels that no two copies contradict, in the order they have, and whether one was contradicted."""
+def _agreed(texts: list[str]) -> tuple[str, bool]:
+    """Labels (JSON) that no two copies contradict, in the order they have, and whether one was contradicted."""
+    if len(set(texts)) == 1:
+        return texts[0], False
     merged: dict[str, Any] = {}
     contradicted = set()
-    for sample in samples:
-        for name, value in sample.labels.items():
+    for text in texts:
+        for name, value in json.loads(text).items():
             if merged.setdefault(name, value) != value:
                 contradicted.add(name)
-    return {name: value for name, value in merged.items() if name not in contradicted}, bool(contradicted)
+    return json.dumps({name: value for name, value in merged.items() if name not in contradicted}), bool(contradicted)
 
 
 def _keys(keys: list[str]) -> tuple[str, int]:
@@ -146,16 +176,22 @@ def _keys(keys: list[str]) -> tuple[str, int]:
     return (prefixes.pop() if len(prefixes) == 1 else ""), len(keys)
 
 
+def _rank(fate: FileFate) -> tuple[int, bool]:
+    return _RANK[fate.outcome.status], bool(fate.outcome.reason)
+
+
 _RANK = {Status.WRITTEN: 2, Status.FAILED: 1, Status.SKIPPED: 0}
 
 
 def _merge(fates: dict[str, FileFate], fate: FileFate) -> None:
-    """A file can be in several units (a folder of mixed frames): the best outcome counts, samples add up."""
+    """A file can be in several units (a folder of mixed frames, a large slide): the best outcome counts, of two
+    written ones that which tells of a loss; samples add up.
+    """
     earlier = fates.get(fate.input_id)
     if earlier is None:
         fates[fate.input_id] = fate
         return
-    best, other = (earlier, fate) if _RANK[earlier.outcome.status] >= _RANK[fate.outcome.status] else (fate, earlier)
+    best, other = (earlier, fate) if _rank(earlier) >= _rank(fate) else (fate, earlier)
     prefix = best.key_prefix if best.key_prefix == other.key_prefix or not other.key_prefix else ""
     fates[fate.input_id] = replace(best, key_prefix=prefix, n_samples=max(best.n_samples, other.n_samples))
 

@@ -57,7 +57,7 @@ class Status(StrEnum):
     """Should have been a sample; sets exit status 3."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The fate of one file. `reason` is a code of `reasons.py`; `message` names values, never a path or a patient."""
 

@@ -6,6 +6,7 @@ other. Each call has a process to itself while it runs; a lost process is replac
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,10 @@ _START_SECONDS = 300.0
 """A process that has not finished its imports by then is given up."""
 
 _STARTS = 3
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "VIPS_CONCURRENCY"), "1"
+)
+"""The number of processes says how many cores are to be busy."""
 _STANDARD_ERROR = 2
 _KILL_SECONDS = 5.0
 _PARTS = 20
@@ -157,8 +162,9 @@ class _Member:
         output = _STANDARD_ERROR if show_output else subprocess.DEVNULL
         # Its standard input is never written to: it ends when we end.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=[theirs.fileno()]
-        )
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=[theirs.fileno()],
+            env={**_ONE_THREAD, **os.environ},
+        )  # fmt: skip
         theirs.close()
         return cls(process, ours)
 

@@ -75,18 +75,16 @@ def input_id(salt: Salt, relative: str) -> str:
 
 
 def stamp(files: Iterable[InputFile]) -> str:
-    """Changes when one of the files is written anew (size or modification time). 16 hex characters."""
-    text = "".join(
-        f"{information.st_size}:{information.st_mtime_ns};" for information in (_stat(file) for file in files)
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Changes when one of the files is written anew (size or modification time) or goes. 16 hex characters."""
+    return hashlib.sha256("".join(map(_mark, files)).encode()).hexdigest()[:16]
 
 
-def _stat(file: InputFile) -> os.stat_result:
+def _mark(file: InputFile) -> str:
     try:
-        return file.path.stat()
-    except FileNotFoundError:
-        return file.path.lstat()
+        information = file.path.stat()
+    except OSError:
+        return "gone;"
+    return f"{information.st_size}:{information.st_mtime_ns};"
 
 
 def file_bytes(file: InputFile) -> int:

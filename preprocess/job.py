@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.conversion import InputFile, Outcome
+from preprocess.executor import STALL_SECONDS
 from preprocess.labels import Labels
 from preprocess.split import Salt, Subjects
 
@@ -17,7 +18,8 @@ class Job:
     """One conversion. `settings` is what the manifest keeps, `private` what only `inspect` and `group` see (paths,
     file names); `tables` are the label tables, `masks` mask folders.
 
-    `max_failures` is a number of files, or a fraction of them if it is a float; None for any number.
+    `max_failures` is a number of files, or a fraction of them if it is a float; None for any number. `stall_seconds` is
+    how long a worker may give no sign of life.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Job:
     dry_run: bool = False
     qc: bool = True
     debug: bool = False
+    stall_seconds: float = STALL_SECONDS
 
     @property
     def salt(self) -> Salt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from medcoss.atomic import atomic_file
@@ -44,11 +44,12 @@ def write_outcomes(path: Path, fates: Iterable[FileFate]) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_outcome_ids(path: Path) -> set[str]:
-    """The input ids a finished set has accounted for."""
+def read_outcome_reasons(path: Path) -> dict[str, str]:
+    """The reasons ("" if written) of the inputs that a finished set has accounted for, by input id."""
     import pyarrow.parquet as pq
 
-    return set(pq.read_table(path, columns=["input_id"])["input_id"].to_pylist())
+    table = pq.read_table(path, columns=["input_id", "reason"])
+    return dict(zip(table["input_id"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
 
 def count_statuses(fates: Iterable[FileFate]) -> dict[str, int]:
@@ -70,8 +71,8 @@ def private_directory(out: Path) -> Path:
     return out.with_name(out.name + PRIVATE_SUFFIX)
 
 
-def write_private(directory: Path, files: Mapping[str, InputFile]) -> None:
-    """Write `inputs.csv` (input_id, path, bytes), readable by its owner alone."""
+def write_private(directory: Path, files: Mapping[str, InputFile], erased: Collection[str] = ()) -> None:
+    """Write `inputs.csv` (input_id, path, bytes), readable by its owner alone; without the paths of `erased` inputs."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with atomic_file(directory / "inputs.csv") as temporary:
         temporary.touch(mode=0o600)
@@ -79,7 +80,8 @@ def write_private(directory: Path, files: Mapping[str, InputFile]) -> None:
         with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(("input_id", "path", "bytes"))
-            writer.writerows((name, os.fspath(files[name].path), file_bytes(files[name])) for name in sorted(files))
+            paths = {name: "" if name in erased else os.fspath(file.path) for name, file in files.items()}
+            writer.writerows((name, paths[name], file_bytes(files[name])) for name in sorted(files))
 
 
 def read_private_sizes(directory: Path) -> dict[str, int]:

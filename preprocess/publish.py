@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -34,9 +35,10 @@ _OURS = re.compile(
 
 def publish(
     modality: Modality, assembly: Assembly, staging: Path, out: Path, settings: dict[str, Any], *, salt_id: str,
-    shard_size: int | None, with_qc: bool,
+    shard_size: int | None, with_qc: bool, carried: dict[str, bytes],
 ) -> tuple[Manifest, list[str]]:  # fmt: skip
-    """Write the set into `staging`/set and move it into `out`, replacing what an earlier run made there.
+    """Write the set into `staging`/set and move it into `out`, replacing what an earlier run made there. `carried` are
+    files that go into the set as they are.
 
     Returns the manifest and what the user should be told. Raises `MedcossError` or `OSError` with `out`
     unchanged, except while the finished files are being renamed.
@@ -46,7 +48,7 @@ def publish(
     made.mkdir(parents=True)
     data = StagedData(staging)
     try:
-        manifest, rewriter = _write_set(modality, assembly, data, made, settings, salt_id, shard_size)
+        manifest, rewriter = _write_set(modality, assembly, data, made, settings, salt_id, shard_size, carried)
         notes = rewriter.notes() if rewriter is not None else []
         write_outcomes(made / OUTCOMES, assembly.fates.values())
         if with_qc:
@@ -69,7 +71,7 @@ def publish(
 
 def _write_set(
     modality: Modality, assembly: Assembly, data: StagedData, made: Path, settings: dict[str, Any], salt_id: str,
-    shard_size: int | None,
+    shard_size: int | None, carried: dict[str, bytes],
 ) -> tuple[Manifest, Rewriter | None]:  # fmt: skip
     spec, contents = modality.finish(settings, (data.read(p.unit_id, p.sample) for p in assembly.splits["train"]))
     rewriter: Rewriter | None = modality.rewriter(settings, contents) if hasattr(modality, "rewriter") else None
@@ -83,7 +85,7 @@ def _write_set(
         size = shard_size or SHARD_SIZES[spec.kind]
         splits[split], extra = write_split(made, spec, split, samples, len(placed), size)
         files |= extra
-    contents = contents | {STATISTICS: canonical_json(_statistics(assembly, spec, rewriter))}
+    contents = contents | carried | {STATISTICS: canonical_json(_statistics(assembly, spec, rewriter))}
     for name, content in contents.items():
         (made / name).write_bytes(content)
         files[name] = hashlib.sha256(content).hexdigest()
@@ -100,6 +102,9 @@ def _divide(assembly: Assembly, data: StagedData, rewriter: Rewriter) -> None:
         divided: list[Placed] = []
         for one in placed:
             parts = rewriter.count(data.read(one.unit_id, one.sample))
+            if parts == 1:
+                divided.append(one)
+                continue
             prefix, _, suffix = one.sample.key.rpartition("-")
             keys = [one.sample.key, *(f"{prefix}-{part:0{len(suffix)}}" for part in range(1, parts))]
             divided += [replace(one, sample=replace(one.sample, key=key), part=part) for part, key in enumerate(keys)]
@@ -123,7 +128,7 @@ def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None = None) 
     if rewriter is not None:
         content = rewriter(content, placed.part)
     about = placed.sample
-    return Sample(about.key, content, about.subject, about.labels, about.geometry)
+    return Sample(about.key, content, about.subject, json.loads(about.labels), json.loads(about.geometry))
 
 
 def _statistics(assembly: Assembly, spec: ModalitySpec, rewriter: Rewriter | None) -> dict[str, Any]:

@@ -6,40 +6,26 @@ are staged whole in DIR/.staging, the set is written there too and moved into DI
 
 from __future__ import annotations
 
-import fcntl
 import importlib
-import json
-import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 
-from medcoss import atomic
-from medcoss.contracts import SPLITS, MedcossError, UsageError
-from medcoss.shards import Manifest, canonical_json, hash_settings, read_manifest
+from medcoss.command import say
+from medcoss.contracts import MedcossError
+from medcoss.shards import ERASURES, Manifest, canonical_json, read_erasures
 from preprocess.assemble import Assembly, assemble
-from preprocess.conversion import InputFile, Modality, Outcome, Status, Unit
-from preprocess.inputs import file_bytes, find_files, input_id, sort_out
+from preprocess.conversion import InputFile, Inspected, Modality, Outcome, Status, Unit
+from preprocess.executor import LocalProcesses
+from preprocess.inputs import find_files, input_id, sort_out
 from preprocess.job import Job, Result
-from preprocess.outcomes import (
-    OUTCOMES,
-    count_reasons,
-    private_directory,
-    read_outcome_ids,
-    read_private_sizes,
-    write_outcomes,
-    write_private,
-)
+from preprocess.outcomes import OUTCOMES, count_reasons, private_directory, write_outcomes, write_private
 from preprocess.progress import Progress
 from preprocess.publish import MANIFEST, STAGING, publish
+from preprocess.resume import begin, check_begun, check_out, finished, locked, splits
 from preprocess.split import Salt
 from preprocess.staging import StagedUnit
-from preprocess.workers import Task, UnexpectedError, Workers, inspect_all
-
-_BEGUN = "settings.json"
+from preprocess.workers import Defect, Task, convert_each, disk_trouble, inspect_each, set_up
 
 
 def run(job: Job) -> Result:
@@ -49,41 +35,58 @@ def run(job: Job) -> Result:
     found = find_files(job.inputs, leave_out=(job.out, private))
     files = {input_id(job.salt, file.relative): file for file in found}
     if (job.out / MANIFEST).exists():
-        done = _finished(job, files)
+        done = finished(job, files)
         if done is not None:
             shutil.rmtree(job.out / STAGING, ignore_errors=True)
             return done
     else:
-        _check_out(job)
-    _check_begun(job)
-    _say(job, f"looking through {len(found)} files")
-    outcomes, units = _discover(job, modality, found)
-    if job.dry_run:
-        return _dry_result(outcomes, units, found)
-    with _locked(private):
-        staging = _begin(job)
-        staged, defects = _convert(job, units)
-        by_id = {input_id(job.salt, relative): outcome for relative, outcome in outcomes.items()}
-        assembly = assemble(staged, by_id, job.settings["split"], job.salt)
-        missing = [name for name in files if name not in assembly.fates]
-        if missing:
-            raise MedcossError(f"{len(missing)} inputs have no outcome: a defect of preprocess {job.name}, report it")
-        if not assembly.samples:
-            write_private(private, files)
-            _refuse_empty(job, assembly)
-        _say(job, f"writing {assembly.samples} samples to shards")
+        check_out(job)
+    check_begun(job)
+    task = Task(job.module, job.name, job.settings, job.out / STAGING, job.subjects, job.labels, job.private)
+    # Both uses share the processes: starting them takes longer than many a run.
+    workers = LocalProcesses(
+        job.workers, set_up, (task,), stall_seconds=job.stall_seconds, show_output=job.debug
+    )  # fmt: skip
+    try:
+        outcomes, units, defects = _discover(job, modality, found, workers)
+        if job.dry_run:
+            return _dry_result(outcomes, units, found)
+        with locked(private):
+            begin(job)
+            staged = _convert(job, task, units, workers, defects)
+            workers.kill()
+            return _finish(job, modality, staged, outcomes, files, defects)
+    finally:
+        workers.kill()
+
+
+def _finish(
+    job: Job, modality: Modality, staged: list[StagedUnit], outcomes: Mapping[str, Outcome],
+    files: Mapping[str, InputFile], defects: list[str],
+) -> Result:  # fmt: skip
+    private, staging = private_directory(job.out), job.out / STAGING
+    erased = {erasure.subject for erasure in read_erasures(job.out)}
+    by_id = {input_id(job.salt, relative): outcome for relative, outcome in outcomes.items()}
+    assembly = assemble(staged, by_id, job.settings["split"], job.salt, erased)
+    missing = [name for name in files if name not in assembly.fates]
+    if missing:
+        raise MedcossError(f"{len(missing)} inputs have no outcome: a defect of preprocess {job.name}, report it")
+    forgotten = {name for name, fate in assembly.fates.items() if fate.outcome.reason == "erased"}
+    if not assembly.samples:
+        write_private(private, files, forgotten)
+        _refuse_empty(job, assembly)
+    say(f"{job.name}: writing {assembly.samples} samples to shards")
+    try:
         manifest, told = publish(
             modality, assembly, staging, job.out, job.settings, salt_id=job.salt.id, shard_size=job.shard_size,
-            with_qc=job.qc,
+            with_qc=job.qc, carried={ERASURES: (job.out / ERASURES).read_bytes()} if erased else {},
         )  # fmt: skip
         # After the set: a killed --extend must still see which inputs differ from those of the old set.
-        write_private(private, files)
-        shutil.rmtree(staging)
+        write_private(private, files, forgotten)
+    except OSError as error:
+        raise MedcossError(disk_trouble(job.out, error)) from error
+    shutil.rmtree(staging)
     return _result(manifest, assembly, files, defects, told)
-
-
-def _say(job: Job, text: str) -> None:
-    print(f"{job.name}: {text}", file=sys.stderr, flush=True)
 
 
 def unit_id(salt: Salt, unit: Unit) -> str:
@@ -92,95 +95,34 @@ def unit_id(salt: Salt, unit: Unit) -> str:
     return salt.token("unit", names, canonical_json(unit.detail), length=16)
 
 
-def _finished(job: Job, files: Mapping[str, InputFile]) -> Result | None:
-    """The result of a set that is complete for these inputs; None if --extend is to add new ones.
-
-    Raises `UsageError` for other settings, another salt, and new or changed inputs without --extend.
+def _discover(
+    job: Job, modality: Modality, found: list[InputFile], workers: LocalProcesses
+) -> tuple[dict[str, Outcome], list[Unit], list[str]]:
+    """Outcomes of files outside all units, by relative path, the units to convert in order of their ids, and the
+    descriptions of defects that were met.
     """
-    manifest = read_manifest(job.out)
-    if manifest.settings_hash != hash_settings(job.settings):
-        raise UsageError(f"{job.out} was made with {_difference(manifest.settings, job.settings)}: name another --out")
-    if manifest.salt_id != job.salt.id:
-        raise UsageError(f"{job.out} was made with another salt: give its --salt-file, or name another --out")
-    known = read_outcome_ids(job.out / OUTCOMES)
-    sizes = read_private_sizes(private_directory(job.out))
-    new = sum(name not in known for name in files)
-    changed = sum(name in sizes and sizes[name] != file_bytes(file) for name, file in files.items())
-    if new or changed:
-        if job.extend:
-            return None
-        what = " and ".join(f"{n} {word}" for n, word in ((new, "new"), (changed, "changed")) if n)
-        raise UsageError(f"{what} files among the inputs since {job.out} was made: take them in with --extend, or name "
-                         "another --out")  # fmt: skip
-    if not sizes:
-        write_private(private_directory(job.out), files)
-    gone = len(known) - len(files)
-    notes = (f"{gone} of its inputs are no longer there",) if gone > 0 else ()
-    return Result("up to date", manifest.inputs, _splits(manifest), [], manifest.fingerprint, notes=notes)
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    plain = json.loads(canonical_json(dict(new)))
-    names = sorted(name for name in {*old, *plain} if old.get(name) != plain.get(name))
-    shown = [f"{name} = {json.dumps(old.get(name))}, not {json.dumps(plain.get(name))}" for name in names[:3]]
-    return "other settings (" + "; ".join(shown) + (", and more)" if len(names) > 3 else ")")
-
-
-def _check_out(job: Job) -> None:
-    """Refuse to write among files that are not ours."""
-    if job.out.is_dir():
-        if not (job.out / STAGING).is_dir() and any(path.name != OUTCOMES for path in job.out.iterdir()):
-            raise UsageError(f"{job.out} is not empty and holds no shard set: name another folder with --out")
-    elif job.out.exists():
-        raise UsageError(f"{job.out} is a file: name a folder with --out")
-
-
-def _check_begun(job: Job) -> None:
-    """Raise `UsageError` if an interrupted run of other settings has staged units."""
-    begun = job.out / STAGING / _BEGUN
-    if not begun.exists():
-        return
-    found = json.loads(begun.read_bytes())
-    if canonical_json(found) != canonical_json(_begun_with(job)):
-        what = _difference(found["settings"], job.settings) if found["salt_id"] == job.salt.id else "another salt"
-        raise UsageError(f"{job.out} was begun with {what}: repeat that command, or delete {begun.parent} first")
-
-
-def _begin(job: Job) -> Path:
-    """The staging folder, kept from an interrupted run of the same settings."""
-    staging = job.out / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    if not (staging / _BEGUN).exists():
-        atomic.write_bytes(staging / _BEGUN, canonical_json(_begun_with(job)))
-    return staging
-
-
-def _begun_with(job: Job) -> dict[str, Any]:
-    return {"settings": job.settings, "salt_id": job.salt.id}
-
-
-@contextmanager
-def _locked(private: Path) -> Iterator[None]:
-    private.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(private, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another preprocess is writing beside {private}: wait, or name another --out") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _discover(job: Job, modality: Modality, found: list[InputFile]) -> tuple[dict[str, Outcome], list[Unit]]:
-    """Outcomes of files outside all units, by relative path, and the units to convert in order of their ids."""
     outcomes = sort_out(found, job.masks, job.tables)
     left_over = [file for file in found if file.relative not in outcomes]
-    settings = {**job.settings, **job.private}
-    inspected, refused = inspect_all(modality, left_over, settings)
-    discovery = modality.group(inspected, settings)
-    outcomes |= refused | discovery.outcomes
+    say(f"{job.name}: looking through {len(left_over)} files")
+    inspected: dict[str, Inspected] = {}
+    defects: list[str] = []
+    progress = Progress(len(left_over), job.name, "files looked through")
+    try:
+        for file, about in inspect_each(workers, left_over, job.workers):
+            if isinstance(about, Defect):
+                _note_defect(job, progress, defects, about, f"input {input_id(job.salt, file.relative)}")
+                outcomes[file.relative] = about.outcome
+            elif isinstance(about, Outcome):
+                outcomes[file.relative] = about
+            else:
+                inspected[file.relative] = Inspected(file, about)
+            progress.advance()
+    finally:
+        progress.close(always=False)
+    # In the order of the files, not in that of the answers.
+    ordered = [inspected[file.relative] for file in left_over if file.relative in inspected]
+    discovery = modality.group(ordered, {**job.settings, **job.private})
+    outcomes |= discovery.outcomes
     units = sorted(discovery.units, key=lambda unit: unit_id(job.salt, unit))
     left, units = (units[job.limit :], units[: job.limit]) if job.limit is not None else ([], units)
     for unit in left:
@@ -189,46 +131,41 @@ def _discover(job: Job, modality: Modality, found: list[InputFile]) -> tuple[dic
     for file in found:
         if file.relative not in covered and file.relative not in outcomes:
             outcomes[file.relative] = Outcome(Status.SKIPPED, "not_an_input")
-    return outcomes, units
+    return outcomes, units, defects
 
 
-def _convert(job: Job, units: list[Unit]) -> tuple[list[StagedUnit], list[str]]:
-    """All units staged, those that met a defect with outcome `internal`; and the defects' descriptions."""
-    task = Task(job.module, job.name, job.settings, job.out / STAGING, job.subjects, job.labels)
+def _note_defect(job: Job, progress: Progress, defects: list[str], defect: Defect, where: str) -> None:
+    defects.append(f"{defect.name} in {where}")
+    if job.debug:
+        progress.note(defect.trace)
+
+
+def _convert(job: Job, task: Task, units: list[Unit], workers: LocalProcesses, defects: list[str]) -> list[StagedUnit]:
+    """All units staged; defects that were met are added to `defects`."""
     total = sum(len(unit.files) for unit in units)
     allowed = job.max_failures * total if isinstance(job.max_failures, float) else job.max_failures
-    progress = Progress(total, job.name)
-    workers = Workers(task, max(1, min(job.workers, len(units))))
+    progress = Progress(total, job.name, "inputs", ("samples", "failed"))
     staged: list[StagedUnit] = []
-    defects: list[str] = []
+    named = ((unit_id(job.salt, unit), unit) for unit in units)
     try:
-        for name, unit, result in workers.run((unit_id(job.salt, unit), unit) for unit in units):
-            if isinstance(result, UnexpectedError):
-                defects.append(f"{result.name} in unit {name}")
-                if job.debug:
-                    progress.note(result.trace)
-                outcome = Outcome(Status.FAILED, "internal", result.name)
-                result = StagedUnit(name, "", {input_id(job.salt, file.relative): outcome for file in unit.files})
+        for name, unit, result, defect in convert_each(workers, task, named, job.workers):
+            if defect is not None:
+                _note_defect(job, progress, defects, defect, f"unit {name}")
             staged.append(result)
-            progress.advance(inputs=len(unit.files), samples=len(result.samples), failures=result.failed)
-            if allowed is not None and progress.failures > allowed:
+            progress.advance(len(unit.files), samples=len(result.samples), failed=result.failed)
+            failures = progress.counts["failed"]
+            if allowed is not None and failures > allowed:
                 raise MedcossError(
-                    f"{progress.failures} of {total} inputs failed, more than --max-failures allows: see why with "
-                    "a run without it"
+                    f"{failures} of {total} inputs failed, more than --max-failures allows: see why with a run without "
+                    "it"
                 )
     except KeyboardInterrupt as error:
-        workers.kill()
         raise MedcossError(
-            f"interrupted: {progress.inputs} of {total} inputs are staged in {job.out / STAGING}: the same command "
-            "goes on"
+            f"interrupted: {progress.done} of {total} inputs are staged in {task.staging}: the same command goes on"
         ) from error
-    except BaseException:
-        workers.kill()
-        raise
     finally:
         progress.close()
-    workers.close()
-    return staged, defects
+    return staged
 
 
 def _refuse_empty(job: Job, assembly: Assembly) -> None:
@@ -265,11 +202,5 @@ def _result(
         notes.append(f"{assembly.unknown_subjects} samples name no patient: each study, row or file counts as one")
     notes += [f"split {name} is empty: no subject was given or drawn to it" for name, entry in manifest.splits.items()
               if not entry.samples and manifest.settings["split"][name] > 0]  # fmt: skip
-    splits = _splits(manifest)
-    return Result("written", manifest.inputs, splits, count_reasons(fates.values()), manifest.fingerprint,
+    return Result("written", manifest.inputs, splits(manifest), count_reasons(fates.values()), manifest.fingerprint,
                   tuple(failures), tuple(notes))  # fmt: skip
-
-
-def _splits(manifest: Manifest) -> dict[str, dict[str, int]]:
-    entries = ((name, manifest.splits[name]) for name in SPLITS)
-    return {name: {"samples": entry.samples, "subjects": entry.subjects} for name, entry in entries}

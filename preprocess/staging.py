@@ -20,16 +20,17 @@ from medcoss.atomic import TEMPORARY_SUFFIX
 from medcoss.contracts import MedcossError
 from preprocess.conversion import Outcome, Status
 
-_MAGIC = b"medcoss staged 2"
+_MAGIC = b"medcoss staged 3"
 _OPEN_FILES = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StagedSample:
     """One sample of a staged unit: all but its data, which is `size` bytes at `offset` after the header.
 
     `shape` and `dtype` are those of a volume (D, H, W), None for encoded bytes. `known` says whether the subject token
-    stands for a known subject.
+    stands for a known subject. `labels` and `geometry` are JSON texts: the samples of all units are held in memory
+    until the set is written, and as objects these alone would take a kilobyte each.
     """
 
     key: str
@@ -37,8 +38,8 @@ class StagedSample:
     subject: str
     known: bool
     split: str | None
-    labels: dict[str, Any]
-    geometry: dict[str, Any]
+    labels: str
+    geometry: str
     offset: int
     size: int
     crc32: int
@@ -46,7 +47,7 @@ class StagedSample:
     dtype: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StagedAttachment:
     """A file for `qc/inputs/`: named after the samples whose keys begin with `prefix`; bytes as of a sample."""
 
@@ -57,7 +58,7 @@ class StagedAttachment:
     crc32: int
 
 
-@dataclass
+@dataclass(slots=True)
 class StagedUnit:
     """A unit's outcomes by input id, its figures, samples, attachments and counts (by input id and name). `stamp` tells
     whether inputs changed.

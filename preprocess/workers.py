@@ -1,19 +1,13 @@
-"""Worker processes: units in, staged files out. A worker that dies costs the unit it was on and nothing else."""
+"""What runs in the worker processes: files in, what they are out; units in, staged files out."""
 
 from __future__ import annotations
 
-import errno
 import importlib
-import multiprocessing
-import os
-import signal
-import threading
+import json
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +16,7 @@ from preprocess.conversion import (
     Conversion,
     InputFile,
     Inspected,
+    Json,
     Modality,
     Outcome,
     Piece,
@@ -30,18 +25,22 @@ from preprocess.conversion import (
     Status,
     Unit,
 )
+from preprocess.dispatch import Lost, dispatch
+from preprocess.executor import StalledError
 from preprocess.inputs import input_id, stamp
 from preprocess.labels import Labels
 from preprocess.split import Salt, Subjects, split_name
 from preprocess.staging import StagedUnit, UnitWriter, read_unit
 
-_IN_FLIGHT_A_WORKER = 4
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FIRST_FILES = 16
+"""Inspecting takes far less than a process takes to start: few files are not worth several."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs besides the unit. `module` is the dotted name of the modality's module."""
+    """What a worker needs besides files and units. `module` is the dotted name of the modality's module; `private` are
+    settings that only `inspect` gets.
+    """
 
     module: str
     modality: str
@@ -49,6 +48,7 @@ class Task:
     staging: Path
     subjects: Subjects
     labels: Labels
+    private: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def salt(self) -> Salt:
@@ -56,46 +56,140 @@ class Task:
         return self.subjects.salt
 
 
-def inspect_all(
-    modality: Modality, files: Sequence[InputFile], settings: Settings
-) -> tuple[list[Inspected], dict[str, Outcome]]:
-    """What the modality says of each file, and the outcomes of those it refuses, by relative path."""
-    inspected: list[Inspected] = []
-    outcomes: dict[str, Outcome] = {}
-    for file in files:
-        try:
-            inspected.append(Inspected(file, modality.inspect(file, settings)))
-        except Refusal as refusal:
-            outcomes[file.relative] = refusal.outcome
-    return inspected, outcomes
+@dataclass(frozen=True)
+class Defect:
+    """An error that the modality did not foresee: its type's name, and the traceback, which may hold anything."""
 
+    name: str
+    trace: str
 
-class UnexpectedError(Exception):
-    """A defect met in a worker; carries the type's name and the traceback as text, for both survive the pipe."""
-
-    def __init__(self, name: str, trace: str) -> None:
-        super().__init__(name, trace)
-        self.name, self.trace = name, trace
+    @property
+    def outcome(self) -> Outcome:
+        """What becomes of the files concerned."""
+        return Outcome(Status.FAILED, "internal", self.name)
 
 
 _TASK: list[Task] = []
 """The one task of this worker process, set when it starts: label tables are too large to travel with every unit."""
 
 
-def _convert_in_worker(unit_id: str, unit: Unit) -> StagedUnit:
-    return convert_unit(_TASK[0], unit_id, unit)
+def set_up(task: Task) -> None:
+    """Called once in each worker process."""
+    _TASK.append(task)
+    importlib.import_module(task.module)
 
 
-def convert_unit(task: Task, unit_id: str, unit: Unit) -> StagedUnit:
+def inspect_each(
+    executor: Executor, files: Iterable[InputFile], workers: int
+) -> Iterator[tuple[InputFile, dict[str, Json] | Outcome | Defect]]:
+    """What the modality says of each file, or the outcome of one that it refuses; in any order."""
+    for file, result in dispatch(executor, _inspect_in_worker, files, workers, first_bundle=_FIRST_FILES):
+        yield file, _lost(result) if isinstance(result, Lost) else result
+
+
+def convert_each(
+    executor: Executor, task: Task, units: Iterable[tuple[str, Unit]], workers: int
+) -> Iterator[tuple[str, Unit, StagedUnit, Defect | None]]:
+    """Convert the units, given with their ids; yields each with its result as it comes, in any order.
+
+    Raises `MedcossError` if staging fails, for then no later unit can be kept either.
+    """
+    try:
+        for (name, unit), result in dispatch(executor, _convert_in_worker, units, workers):
+            if isinstance(result, StagedUnit):
+                yield name, unit, result, None
+            else:
+                outcome = _lost(result) if isinstance(result, Lost) else result.outcome
+                yield name, unit, _unstaged(task, name, unit, outcome), result if isinstance(result, Defect) else None
+    except OSError as error:
+        raise MedcossError(disk_trouble(task.staging.parent, error)) from error
+
+
+def disk_trouble(out: Path, error: OSError) -> str:
+    """The one line for a set that cannot be written."""
+    return (
+        f"{out}: {error.strerror or type(error).__name__}: make room or mend that, then run the same command to go on"
+    )
+
+
+def _lost(error: Lost) -> Outcome:
+    return Outcome(Status.FAILED, "stalled" if isinstance(error, StalledError) else "worker_died", str(error))
+
+
+def inspect_all(
+    modality: Modality, files: Sequence[InputFile], settings: Settings
+) -> tuple[list[Inspected], dict[str, Outcome]]:
+    """What the modality says of each file, and the outcomes of those it refuses, by relative path; in this process."""
+    inspected: list[Inspected] = []
+    outcomes: dict[str, Outcome] = {}
+    for file in files:
+        about = _inspect(modality, file, settings)
+        if isinstance(about, Outcome):
+            outcomes[file.relative] = about
+        else:
+            inspected.append(Inspected(file, about))
+    return inspected, outcomes
+
+
+def _inspect_in_worker(file: InputFile) -> dict[str, Json] | Outcome | Defect:
+    task = _TASK[0]
+    try:
+        return _inspect(_modality(task), file, {**task.settings, **task.private})
+    except Exception as error:  # noqa: BLE001 -- told to the user as a defect; the other files go on
+        return Defect(type(error).__name__, traceback.format_exc())
+
+
+def _inspect(modality: Modality, file: InputFile, settings: Settings) -> dict[str, Json] | Outcome:
+    try:
+        return modality.inspect(file, settings)
+    except (Refusal, OSError, MemoryError) as error:
+        return _outcome(error)
+
+
+def _outcome(error: Refusal | OSError | MemoryError) -> Outcome:
+    if isinstance(error, Refusal):
+        return error.outcome
+    if isinstance(error, OSError):
+        # The text of an OSError holds the path; its kind is enough.
+        return Outcome(Status.FAILED, "unreadable", error.strerror or type(error).__name__)
+    return Outcome(Status.FAILED, "worker_died", "out of memory")
+
+
+def _modality(task: Task) -> Modality:
+    return cast(Modality, importlib.import_module(task.module))
+
+
+def _convert_in_worker(item: tuple[str, Unit]) -> StagedUnit | Defect:
     """Convert and stage one unit; what an earlier run staged of the same files is taken as it is.
 
-    Raises `UnexpectedError` for a defect in the modality, `MedcossError` or `OSError` if staging is impossible.
+    Raises `MedcossError` or `OSError` if staging is impossible.
     """
+    unit_id, unit = item
+    task = _TASK[0]
     marker = stamp(unit.files)
     earlier = read_unit(task.staging / unit_id)
     if earlier is not None and earlier.stamp == marker:
         return earlier
-    conversion = _converted(task, unit)
+    try:
+        conversion = _modality(task).convert(unit, task.settings)
+    except Refusal as refusal:
+        conversion = Conversion([], {file.relative: refusal.outcome for file in unit.files})
+    except (OSError, MemoryError) as error:
+        # Not staged: unlike what is said of a file's content, it may be otherwise when the next run tries it.
+        return _unstaged(task, unit_id, unit, _outcome(error))
+    except Exception as error:  # noqa: BLE001 -- told to the user as a defect; the other units go on
+        return Defect(type(error).__name__, traceback.format_exc())
+    try:
+        return _stage(task, unit_id, unit, marker, conversion)
+    except MemoryError as error:
+        return _unstaged(task, unit_id, unit, _outcome(error))
+
+
+def _unstaged(task: Task, unit_id: str, unit: Unit, outcome: Outcome) -> StagedUnit:
+    return StagedUnit(unit_id, "", {input_id(task.salt, file.relative): outcome for file in unit.files})
+
+
+def _stage(task: Task, unit_id: str, unit: Unit, marker: str, conversion: Conversion) -> StagedUnit:
     writer = UnitWriter(task.staging, unit_id, marker)
     ids = {file.relative: input_id(task.salt, file.relative) for file in unit.files}
     files = {file.relative: file for file in unit.files}
@@ -104,7 +198,7 @@ def convert_unit(task: Task, unit_id: str, unit: Unit) -> StagedUnit:
         content = task.salt.token("key", task.modality, piece.content, length=26)
         writer.add(
             piece.data, key=f"{content}-{piece.suffix}", input_id=ids[piece.file], subject=token, known=known,
-            split=split, labels=labels, geometry=piece.geometry,
+            split=split, labels=json.dumps(labels), geometry=json.dumps(piece.geometry),
         )  # fmt: skip
     default = Outcome(Status.WRITTEN) if conversion.pieces else Outcome(Status.SKIPPED, "empty")
     for attachment in conversion.attachments:
@@ -122,127 +216,3 @@ def _identity(task: Task, file: InputFile, piece: Piece) -> tuple[str, bool, dic
     labels = piece.labels | entry.labels
     ordered = {name: labels[name] for name in task.labels.columns if name in labels}
     return token, known, ordered, entry.split or (split_name(piece.split) if piece.split else None)
-
-
-def _converted(task: Task, unit: Unit) -> Conversion:
-    modality = cast(Modality, importlib.import_module(task.module))
-    try:
-        return modality.convert(unit, task.settings)
-    except Refusal as refusal:
-        outcome = refusal.outcome
-    except OSError as error:
-        # The text of an OSError holds the path; its kind is enough.
-        outcome = Outcome(Status.FAILED, "unreadable", error.strerror or type(error).__name__)
-    except MemoryError:
-        outcome = Outcome(Status.FAILED, "worker_died", "out of memory")
-    except Exception as error:
-        raise UnexpectedError(type(error).__name__, traceback.format_exc()) from error
-    return Conversion([], {file.relative: outcome for file in unit.files})
-
-
-def _start_worker(task: Task) -> None:
-    """Ctrl-C is the parent's business, and a worker must not outlive a parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    importlib.import_module(task.module)
-    _TASK.append(task)
-
-
-def _die_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-class Workers:
-    """A pool of spawned processes that survives the death of its members."""
-
-    def __init__(self, task: Task, count: int) -> None:
-        self._task = task
-        self._count = count
-        self._pool: ProcessPoolExecutor | None = None
-
-    def run(self, units: Iterable[tuple[str, Unit]]) -> Iterator[tuple[str, Unit, StagedUnit | UnexpectedError]]:
-        """Convert the units, yielding each with its result as it comes; their order is not that of the input.
-
-        Raises `MedcossError` if staging fails, for then no later unit can be kept either.
-        """
-        pending: dict[Future[StagedUnit], tuple[str, Unit]] = {}
-        waiting = iter(units)
-        suspects: list[tuple[str, Unit]] = []
-        while True:
-            # Few units are in flight, so that a dying worker leaves few suspects to be tried again one by one.
-            for item in waiting:
-                pending[self._submit(item, self._count)] = item
-                if len(pending) >= _IN_FLIGHT_A_WORKER * self._count:
-                    break
-            if not pending:
-                return
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                item = pending.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append(item)
-                else:
-                    yield (*item, self._result(future))
-            if suspects:
-                wait(pending)
-                suspects += [item for future, item in pending.items() if future.exception() is not None]
-                for future, item in pending.items():
-                    if future.exception() is None:
-                        yield (*item, self._result(future))
-                pending.clear()
-                yield from self._one_by_one(suspects)
-                suspects.clear()
-
-    def _one_by_one(self, items: list[tuple[str, Unit]]) -> Iterator[tuple[str, Unit, StagedUnit | UnexpectedError]]:
-        for item in items:
-            self.close()
-            future = self._submit(item, 1)
-            wait([future])
-            if isinstance(future.exception(), BrokenProcessPool):
-                unit_id, unit = item
-                outcome = Outcome(Status.FAILED, "worker_died")
-                outcomes = {input_id(self._task.salt, file.relative): outcome for file in unit.files}
-                # Not staged: the next run tries it again.
-                yield (*item, StagedUnit(unit_id, stamp(unit.files), outcomes))
-            else:
-                yield (*item, self._result(future))
-        self.close()
-
-    def _submit(self, item: tuple[str, Unit], count: int) -> Future[StagedUnit]:
-        for _ in range(2):
-            if self._pool is None:
-                spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(count, spawn, _start_worker, (self._task,))
-            try:
-                return self._pool.submit(_convert_in_worker, *item)
-            except BrokenProcessPool:
-                self.close()
-        raise MedcossError("worker processes die as soon as they start: look at the messages above, or use --debug")
-
-    def _result(self, future: Future[StagedUnit]) -> StagedUnit | UnexpectedError:
-        error = future.exception()
-        if error is None:
-            return future.result()
-        if isinstance(error, UnexpectedError):
-            return error
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            raise MedcossError(
-                f"{self._task.staging.parent}: {error.strerror}: free some space, then run the same command to go on"
-            ) from error
-        raise error
-
-    def close(self) -> None:
-        """End the processes; units that were not begun are dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-    def kill(self) -> None:
-        """End the processes at once: what they were writing has no name yet."""
-        if self._pool is not None:
-            for child in multiprocessing.active_children():
-                child.kill()
-            self.close()

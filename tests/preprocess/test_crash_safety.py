@@ -37,7 +37,12 @@ def die_after(function):
 
 if __name__ == "__main__":
     if place == "converting":
-        preprocess.run.Progress.advance = die_after(preprocess.run.Progress.advance)
+        # Only conversions count samples, inspections do not.
+        advance = preprocess.run.Progress.advance
+        counted = die_after(advance)
+        preprocess.run.Progress.advance = lambda self, done=1, **counts: (counted if counts else advance)(
+            self, done, **counts
+        )
     elif place == "writing shards":
         preprocess.publish._sample = die_after(preprocess.publish._sample)
     elif place == "moving in":

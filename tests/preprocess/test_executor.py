@@ -177,10 +177,10 @@ def test_one_that_cannot_be_killed_is_left_behind(
     executor = start(1)
     pid = executor.submit(calls.process_id).result()
     with monkeypatch.context() as patch:
-        # A process that sleeps in the kernel takes no signal.
+        # A process that sleeps in the kernel takes no signal; a stopped one that is not killed does as little.
         patch.setattr(subprocess.Popen, "kill", lambda process: None)
         with pytest.raises(StalledError):
-            executor.submit(calls.sleep, 100).result()
+            executor.submit(calls.stop).result()
         assert alive(pid)
     try:
         assert executor.submit(calls.process_id).result() != pid
