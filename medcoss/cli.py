@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medcoss.command import Parser, Progress, add_debug, run
+from medcoss.contracts import UsageError
+from medcoss.salt import DEFAULT_SALT, read_aliases, read_salt, subject_token
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -52,6 +54,21 @@ def build_parser() -> Parser:
         "stats", _stats, "count labels and spread of geometry over a shard set", "medcoss stats shards/xray --json"
     )
     _directory(added)
+    _json(added)
+
+    added = verb(
+        "erase",
+        _erase,
+        "take a withdrawn patient out of shard sets, buffers and runs",
+        "medcoss erase --subject P0017 shards/* runs/default",
+    )
+    who = added.add_mutually_exclusive_group(required=True)
+    who.add_argument("--subject", metavar="ID", help="the patient's name or number as the raw inputs spell it")
+    who.add_argument("--token", help="the pseudonym in the samples' records (`medcoss show`), where no name was known")
+    added.add_argument("--subject-alias", type=Path, metavar="CSV", help="columns alias,subject, as for preprocess")
+    added.add_argument("--salt-file", type=Path, metavar="FILE", help=f"the sets' salt (default {DEFAULT_SALT})")
+    added.add_argument("--dry-run", action="store_true", help="say what would go, change nothing")
+    added.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="shard set, buffer, or run (a folder)")
     _json(added)
 
     added = verb("status", _status, "say where a run stands", "medcoss status runs/default")
@@ -124,21 +141,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from medcoss.shards import verify
+    from medcoss.shards import MANIFEST, set_folders, unlisted, verify
 
     found: dict[str, list[dict[str, str]]] = {}
-    for directory in arguments.directories:
+    folders, notes = set_folders(arguments.directories)
+    if not folders:
+        raise UsageError(f"no shard set among {len(notes)} path(s): name the folder of a set")
+    for directory in folders:
         with Progress(
             sum(p.stat().st_size for p in directory.rglob("*") if p.is_file()), f"{directory}, bytes"
         ) as progress:
             problems = verify(directory, progress.advance)
         found[str(directory)] = [{"file": problem.file, "what": problem.what} for problem in problems]
+        if not any(problem.file == MANIFEST for problem in problems):
+            notes += [f"{directory / name} is not part of the set: not checked" for name in unlisted(directory)]
     text = "".join(
         f"{directory}: {'sound' if not problems else f'{len(problems)} problem(s)'}\n"
         + "".join(f"  {problem['file']}: {problem['what']}\n" for problem in problems)
         for directory, problems in found.items()
     )
     _print(arguments, found, text)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return 1 if any(found.values()) else 0
 
 
@@ -159,6 +183,23 @@ def _stats(arguments: argparse.Namespace) -> int:
     with Progress(sum(entry.samples for entry in shard_set.manifest.splits.values()), "records") as progress:
         counted = statistics(shard_set, progress.advance)
     _print(arguments, counted, as_text(counted))
+    return 0
+
+
+def _erase(arguments: argparse.Namespace) -> int:
+    from medcoss.continual.erase import LIMITS, erase
+
+    token, salt_id, names = arguments.token, None, set()
+    if token is None:
+        salt = read_salt((arguments.salt_file or Path(DEFAULT_SALT)).expanduser())
+        aliases = read_aliases(arguments.subject_alias) if arguments.subject_alias else {}
+        token, salt_id = subject_token(salt, arguments.subject, aliases), salt.id
+        known = {arguments.subject, *aliases, *aliases.values()}
+        names = {name for name in known if subject_token(salt, name, aliases) == token}
+    results = erase(arguments.directories, token, salt_id=salt_id, names=names, dry_run=arguments.dry_run)
+    _print(arguments, [vars(result) for result in results], "".join(f"{result.line()}\n" for result in results))
+    if not arguments.dry_run:
+        print("\n".join(f"note: {limit}" for limit in LIMITS), file=sys.stderr)
     return 0
 
 

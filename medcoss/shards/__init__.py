@@ -2,6 +2,7 @@
 
 from medcoss.shards.erasures import ERASURES, Erasure, erasures_json, read_erasures
 from medcoss.shards.manifest import (
+    MANIFEST,
     Manifest,
     ShardFile,
     SplitEntry,
@@ -11,11 +12,12 @@ from medcoss.shards.manifest import (
     sha256_file,
 )
 from medcoss.shards.reader import ShardSet, Split
-from medcoss.shards.verify import Problem, verify
+from medcoss.shards.verify import Problem, set_folders, unlisted, verify
 from medcoss.shards.writer import Sample, write_manifest, write_split
 
 __all__ = [
     "ERASURES",
+    "MANIFEST",
     "Erasure",
     "Manifest",
     "Problem",
@@ -29,7 +31,9 @@ __all__ = [
     "hash_settings",
     "read_erasures",
     "read_manifest",
+    "set_folders",
     "sha256_file",
+    "unlisted",
     "verify",
     "write_manifest",
     "write_split",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medcoss.contracts import MedcossError, UsageError
 from medcoss.shards.files import checked_bytes
-from medcoss.shards.manifest import MANIFEST, canonical_json, read_manifest
+from medcoss.shards.manifest import MANIFEST, Manifest, SplitEntry, canonical_json, read_manifest
 
 ERASURES = "erasures.json"
 _SCHEMA_VERSION = 1
@@ -18,12 +19,18 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Erasure:
-    """One withdrawn subject: its token, how many samples and input files went, the set's fingerprint before."""
+    """One withdrawn subject: its token, how many samples and input files went, the set's fingerprint before.
+
+    `shards_before` and `shards_after` are hashes of the manifest's splits: whether the set changed in any other way
+    since can be told by them.
+    """
 
     subject: str
     samples: int
     files: int
     fingerprint_before: str
+    shards_before: str = ""
+    shards_after: str = ""
 
 
 def read_erasures(directory: Path) -> list[Erasure]:
@@ -55,3 +62,25 @@ def erasures_json(erasures: Iterable[Erasure]) -> bytes:
     """The content of `erasures.json`: canonical JSON, the same bytes for the same erasures."""
     entries = [dataclasses.asdict(erasure) for erasure in erasures]
     return canonical_json({"schema_version": _SCHEMA_VERSION, "erasures": entries})
+
+
+def hash_shards(splits: Mapping[str, SplitEntry]) -> str:
+    """Hex SHA-256 that changes with the samples of a set and with nothing else."""
+    return hashlib.sha256(canonical_json({n: dataclasses.asdict(entry) for n, entry in splits.items()})).hexdigest()
+
+
+def predecessors(manifest: Manifest, erasures: Sequence[Erasure]) -> dict[str, tuple[Erasure, ...]]:
+    """Fingerprints of a set before erasures, and nothing else, made it what `manifest` says; each with those erasures.
+
+    What was trained on one of these states goes together with the present set, but for the withdrawn subjects.
+    """
+    found: dict[str, tuple[Erasure, ...]] = {}
+    since: tuple[Erasure, ...] = ()
+    expected = hash_shards(manifest.splits)
+    for erasure in reversed(erasures):
+        if erasure.shards_after != expected:
+            break
+        since = (erasure, *since)
+        found[erasure.fingerprint_before] = since
+        expected = erasure.shards_before
+    return found

@@ -13,6 +13,7 @@ from medcoss.contracts import Kind, ModalitySpec, UsageError, check_name
 from medcoss.shards.files import check_relative, sha256_file
 
 __all__ = [
+    "ERASING",
     "MANIFEST",
     "SCHEMA_VERSION",
     "Manifest",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+ERASING = ".erasing"
+"""Folder in a set while a subject is taken out of it."""
+
 SCHEMA_VERSION = 1
 
 
@@ -152,6 +156,8 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError as error:
+        if (path.parent / ERASING).exists():
+            raise UsageError(f"{path}: missing: an erasure was interrupted, repeat that `medcoss erase`") from error
         raise UsageError(f"{path}: missing: {directory} is no finished shard set, make it with `preprocess`") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}: check the path") from error

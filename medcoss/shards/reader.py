@@ -69,6 +69,10 @@ class Split:
         """What in shard number `shard` does not match its CRC32C, by name."""
         return self._shards.damaged_members(shard)
 
+    def layout_problems(self, shard: int) -> list[str]:
+        """What in shard number `shard` contradicts its index, its sidecar or the format, a sentence each."""
+        return self._shards.layout_problems(shard)
+
     def _position(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of split {self.name}, which has {len(self)}")

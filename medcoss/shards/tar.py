@@ -166,6 +166,34 @@ class TarShards:
                     damaged.append(f"{key}.{extension}")
         return damaged
 
+    def layout_problems(self, number: int) -> list[str]:
+        """Where shard `number` is not what its sidecar and its index say: names, sizes, offsets, the archive's end."""
+        keys, members = self._sidecar(number)
+        shard = self._shards[number]
+        problems: list[str] = []
+        index = [f"v1.2 {len(keys)}"]
+        end = 0
+        for key in keys:
+            entries: list[str] = []
+            for extension in (self._extension, _RECORD_EXTENSION):
+                name, member = f"{key}.{extension}", members.get((key, extension))
+                if member is None or member.offset != end + _BLOCK:
+                    return [*problems, f"member {name} does not stand where its sidecar says"]
+                header = tarfile.TarInfo.frombuf(self._files.read(shard.file, end, _BLOCK), "utf-8", "strict")
+                if (header.name, header.size) != (name, member.size):
+                    problems.append(
+                        f"member {name} ({member.size} bytes) is {header.name[:99]!r} ({header.size} bytes)"
+                    )
+                end = member.offset + member.size + -member.size % _BLOCK
+                entries.append(f"{extension} {member.offset} {member.size} {name}")
+            index.append(" ".join(entries))
+        if shard.bytes != end + 2 * _BLOCK:
+            problems.append(f"has {shard.bytes - end} bytes behind its last member, not {2 * _BLOCK}")
+        name = index_name(shard.file)
+        if checked_bytes(self._directory, name, self._sha256) != "\n".join([*index, ""]).encode():
+            problems.append(f"its index {name} differs from its members")
+        return problems
+
     def _sidecar(self, number: int) -> tuple[list[str], dict[tuple[str, str], Member]]:
         with self._lock:
             if number not in self._members:

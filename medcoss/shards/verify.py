@@ -1,16 +1,19 @@
-"""Checking a shard set against its manifest: every file, every hash, every key."""
+"""Checking a shard set against its manifest: every file, every hash, every sample, every count."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcoss.contracts import MedcossError, UsageError
+from medcoss.contracts import MedcossError, UsageError, check_key
+from medcoss.shards.accounts import OUTCOMES, PRIVATE_SUFFIX
 from medcoss.shards.files import sha256_file
-from medcoss.shards.manifest import MANIFEST, Manifest
+from medcoss.shards.manifest import ERASING, MANIFEST, Manifest
 from medcoss.shards.reader import ShardSet
 
 _NAMED = 5
@@ -23,6 +26,15 @@ class Problem:
 
     file: str
     what: str
+
+
+def set_folders(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """What a shell's `shards/*` means: the folders that may hold sets, and notes on what else it named.
+
+    Files and the `NAME.private` folders beside sets are passed over.
+    """
+    folders = [path for path in paths if not path.is_file() and not path.name.endswith(PRIVATE_SUFFIX)]
+    return folders, [f"{path} is no shard set: passed over" for path in paths if path not in folders]
 
 
 def verify(directory: Path | str, advance: Callable[[int], None] | None = None) -> list[Problem]:
@@ -51,9 +63,26 @@ def verify(directory: Path | str, advance: Callable[[int], None] | None = None) 
             if advance:
                 advance(size)
     problems += [Problem(name, "not in the manifest: left over, delete it") for name in _strays(directory, manifest)]
-    if not any(problem.file in manifest.files for problem in problems):
-        problems = _with_samples(shard_set, problems) + list(_key_problems(shard_set))
+    if (directory / ERASING).exists():
+        problems.append(Problem(ERASING, "an erasure was interrupted: repeat that `medcoss erase`"))
+    damaged = {problem.file for problem in problems}
+    if not damaged & set(manifest.files):
+        problems = _with_samples(shard_set, problems)
+        for name in manifest.splits:
+            problems += _split_problems(shard_set, name, damaged)
+        problems += _overlaps(shard_set, damaged)
+        problems += _account_problems(directory, manifest)
     return problems
+
+
+def unlisted(directory: Path | str) -> list[str]:
+    """Entries of a sound set's folder that neither its manifest nor this package knows: nothing checks them."""
+    directory = Path(directory)
+    manifest = ShardSet.open(directory).manifest
+    known = {MANIFEST, OUTCOMES, "qc", ERASING} | {name.partition("/")[0] for name in manifest.files}
+    known |= {shard.file.partition("/")[0] for entry in manifest.splits.values() for shard in entry.shards}
+    known |= {name.partition("/")[0] for name in _strays(directory, manifest)}
+    return sorted(path.name for path in directory.iterdir() if path.name not in known)
 
 
 def _check_file(path: Path, size: int | None, sha256: str) -> tuple[str, int]:
@@ -98,17 +127,67 @@ def _with_samples(shard_set: ShardSet, problems: list[Problem]) -> list[Problem]
     return named
 
 
-def _key_problems(shard_set: ShardSet) -> Iterator[Problem]:
-    seen: dict[str, str] = {}
-    for split in shard_set.manifest.splits:
-        try:
-            keys = shard_set.split(split).keys
-        except MedcossError as error:
-            yield Problem(MANIFEST, f"split {split}: {error}")
+def _split_problems(shard_set: ShardSet, name: str, damaged: set[str]) -> Iterator[Problem]:
+    """What is wrong inside shards whose bytes are as listed: made wrongly, or with the manifest changed to suit."""
+    entry, split = shard_set.manifest.splits[name], shard_set.split(name)
+    try:
+        keys = split.keys
+        for number, shard in enumerate(entry.shards):
+            if shard.file not in damaged:
+                broken = split.damaged_samples(number)
+                yield from (Problem(shard.file, f"sample {key} does not match its CRC32C") for key in broken)
+                yield from (Problem(shard.file, what) for what in split.layout_problems(number))
+        for before, key in zip(["", *keys], keys, strict=False):
+            if check_key(key) <= before:
+                yield Problem(MANIFEST, f"split {name}: sample {key} comes after {before}: make the set again")
+    except MedcossError as error:
+        yield Problem(MANIFEST, f"split {name}: {error}")
+
+
+def _overlaps(shard_set: ShardSet, damaged: set[str]) -> Iterator[Problem]:
+    """Keys and subjects in two splits (what is tested with was trained on), and counts of subjects that are wrong."""
+    homes: dict[str, dict[str, str]] = {"key": {}, "subject": {}}
+    for name, entry in shard_set.manifest.splits.items():
+        if any(shard.file in damaged for shard in entry.shards):
             continue
-        for key in keys:
-            if key in seen:
-                yield Problem(
-                    MANIFEST, f"key {key} stands in split {seen[key]} and in split {split}: make the set again"
-                )
-            seen[key] = split
+        split = shard_set.split(name)
+        subjects: set[str] = set()
+        try:
+            for index, key in enumerate(split.keys):
+                record = split.record(index)
+                subjects.add(record["subject"])
+                if record["key"] != key:
+                    yield Problem(MANIFEST, f"split {name}: the record of sample {key} names {record['key']!r}")
+                for what, value in (("key", key), ("subject", record["subject"])):
+                    home = homes[what].setdefault(value, name)
+                    if home != name:
+                        homes[what][value] = name  # said once for each pair of splits, not for each sample
+                        yield Problem(MANIFEST, f"{what} {value} stands in split {home} and in split {name}")
+        except (MedcossError, KeyError, TypeError, ValueError) as error:
+            yield Problem(MANIFEST, f"split {name}: {error}")
+            continue
+        if len(subjects) != entry.subjects:
+            yield Problem(MANIFEST, f"split {name} has {len(subjects)} subjects, the manifest says {entry.subjects}")
+
+
+def _account_problems(directory: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Whether statistics can be read, and `outcomes.parquet` counts files as the manifest does."""
+    for name in (file for file in manifest.files if file.endswith(".json")):
+        try:
+            json.loads((directory / name).read_bytes())
+        except ValueError as error:
+            yield Problem(name, f"is not JSON ({error})")
+    if not (directory / OUTCOMES).exists():
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        statuses = pq.read_table(directory / OUTCOMES)["status"].to_pylist()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        yield Problem(OUTCOMES, f"unreadable ({' '.join(str(error).split())[:80]}): restore it")
+        return
+    counts = Counter(statuses)
+    found = {"read": len(statuses)} | {name: counts[name] for name in ("written", "skipped", "failed")}
+    if found != {name: manifest.inputs.get(name) for name in found}:
+        yield Problem(OUTCOMES, f"counts {found}, the manifest {manifest.inputs}: restore it")

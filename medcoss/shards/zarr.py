@@ -216,6 +216,21 @@ class ZarrShards:
                 damaged.append(self._column("key")[index])
         return damaged
 
+    def layout_problems(self, number: int) -> list[str]:
+        """Where the index of shard `number` is not that of chunks without gaps, one a sample."""
+        shard, index = self._shards[number], self._index(number)
+        end = 0
+        for place, (offset, size) in enumerate(index.tolist()):
+            if place >= shard.samples:
+                if (offset, size) != (_ABSENT, _ABSENT):
+                    return [f"its index has a chunk for place {place}, which holds no sample"]
+            elif offset != end:
+                return [f"the chunk of sample {place} starts at byte {offset}, not {end}"]
+            else:
+                end += size
+        extra = shard.bytes - end - 16 * self._shard_size - _CRC_BYTES
+        return [f"has {extra} bytes that belong to no sample"] if extra else []
+
     def _index(self, number: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
         with self._lock:
             if number not in self._indexes:

@@ -54,7 +54,12 @@ def write_set(directory: Path, spec: ModalitySpec, sizes: dict[str, int], parent
     splits, files = {}, {}
     for split, count in sizes.items():
         samples = [
-            Sample(f"{split}-{i:03d}", _data(spec.kind, rng, i % 2), f"s{i}", {"finding": "<b>yes" if i % 2 else "no"})
+            Sample(
+                f"{split}-{i:03d}",
+                _data(spec.kind, rng, i % 2),
+                f"{split}-s{i}",
+                {"finding": "<b>yes" if i % 2 else "no"},
+            )
             for i in range(count)
         ]
         splits[split], extra = write_split(directory, spec, split, samples, count, 8)

@@ -9,7 +9,7 @@ import pytest
 from medcoss.cli import build_parser, main
 from medcoss.continual.embeddings import EmbeddingTable
 
-VERBS = ("doctor", "verify", "show", "stats", "status", "evaluate", "report", "embed", "import-weights")
+VERBS = ("doctor", "verify", "show", "stats", "erase", "status", "evaluate", "report", "embed", "import-weights")
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def make_samples(kind: str, split: str, count: int) -> list[Sample]:
             Sample(
                 f"{split}-{number:04d}",
                 data,
-                f"s{number // 2}",
+                f"{split}-s{number // 2}",
                 {"zeta": number % 2, "alpha": "a"},
                 {"spacing_mm": 1.5},
             )
