@@ -15,7 +15,7 @@ from preprocess.labels import Labels
 from preprocess.split import Salt, Subjects, parse_fractions
 
 _TOY = """
-import hashlib, json, os, signal
+import hashlib, json, os, pathlib, signal, time
 import numpy as np
 from medcoss.contracts import Field, Geometry, Kind, ModalitySpec
 from preprocess.conversion import Conversion, Discovery, Outcome, Piece, Status, Unit, failed
@@ -30,21 +30,41 @@ def settings(arguments): return {}
 def spec(settings):
     return ModalitySpec("toy", Kind.VOLUME, Geometry((1, 2, 3, 4)), (Field("volume", "zarr", "int16"),), "counts")
 
+def do(told, file):
+    if told == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if told == "die once":
+        mark = file.path.parent.with_name("died")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if told == "stall":
+        time.sleep(1000)
+    if told == "crash":
+        raise ZeroDivisionError("a message that may name " + file.relative)
+    if told == "fail":
+        raise failed("unreadable", "on purpose")
+    if told == "vanish":
+        raise FileNotFoundError(2, "No such file or directory", file.relative)
+    if told == "exhaust":
+        raise MemoryError
+
 def inspect(file, settings):
-    return {"toy": file.relative.endswith(".toy")}
+    if not file.relative.endswith(".toy"):
+        return {"toy": False}
+    do(json.loads(file.path.read_text()).get("inspect"), file)
+    return {"toy": True, "secret": settings.get("_secret")}
 
 def group(inspected, settings):
+    assert [one.relative for one in inspected] == sorted(one.relative for one in inspected)
+    assert all(one.about.get("secret") == settings.get("_secret") for one in inspected if one.about["toy"])
     return Discovery([Unit((one.file,)) for one in inspected if one.about["toy"]])
 
 def convert(unit, settings):
     file = unit.files[0]
     told = json.loads(file.path.read_text())
-    if told.get("die"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if told.get("crash"):
-        raise ZeroDivisionError("a message that may name " + file.relative)
-    if told.get("fail"):
-        raise failed("unreadable", "on purpose")
+    assert "_secret" not in settings
+    do(told.get("convert"), file)
     value = told["value"]
     pieces = [
         Piece(hashlib.sha256(str(value).encode()).digest(), f"{number:04}",

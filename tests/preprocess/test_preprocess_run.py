@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from medcoss.contracts import MedcossError, UsageError
-from medcoss.shards import ShardSet, verify
+from medcoss.shards import (
+    ERASURES,
+    Erasure,
+    ShardSet,
+    canonical_json,
+    erasures_json,
+    read_erasures,
+    read_manifest,
+    verify,
+)
 from preprocess.job import Job
 from preprocess.run import run
 
@@ -45,7 +56,7 @@ def outcomes(out: Path, job: Job) -> dict[str, dict[str, Any]]:
 def test_every_file_has_one_row_and_the_set_holds_what_was_written(tmp_path: Path, toy_job: MakeJob) -> None:
     write_toys(tmp_path / "in", plain(8) | {
         "wide.toy": {"value": 1000, "windows": 3, "subjects": ["patient 1"]},
-        "bad.toy": {"fail": True}, "crash.toy": {"crash": True}, "notes.txt": "hello",
+        "bad.toy": {"convert": "fail"}, "crash.toy": {"convert": "crash"}, "notes.txt": "hello",
         "masks/1.toy": {"value": 1}, "labelsTr/2.toy": {"value": 2},
     })  # fmt: skip
     job = toy_job()
@@ -74,19 +85,22 @@ def test_every_file_has_one_row_and_the_set_holds_what_was_written(tmp_path: Pat
     assert stat.S_IMODE(table.stat().st_mode) == 0o600
 
 
-def test_one_or_two_workers_and_any_order_of_roots_give_the_same_bytes(
+def test_any_number_of_workers_and_any_order_of_roots_give_the_same_bytes(
     tmp_path: Path, toy_job: MakeJob, tree: Tree
 ) -> None:
-    write_toys(tmp_path / "a", plain(6) | {"same.toy": {"value": 500, "subjects": ["x"]}})
-    write_toys(tmp_path / "b", plain(6, 6) | {"copy.toy": {"value": 500, "subjects": ["y"]}})
+    write_toys(tmp_path / "a", plain(40) | {"same.toy": {"value": 500, "subjects": ["x"]}})
+    write_toys(tmp_path / "b", plain(40, 50) | {"copy.toy": {"value": 500, "subjects": ["y"]}})
     roots = (tmp_path / "a", tmp_path / "b")
-    one, two = toy_job(inputs=roots, qc=True), toy_job(inputs=roots[::-1], qc=True, workers=2, out=tmp_path / "out2")
-    assert run(one).fingerprint == run(two).fingerprint
-    assert tree(one.out) == tree(two.out)
+    one = toy_job(inputs=roots, qc=True)
+    fingerprint = run(one).fingerprint
+    for workers, order in ((2, roots[::-1]), (3, roots)):
+        other = toy_job(inputs=order, qc=True, workers=workers, out=tmp_path / f"out{workers}")
+        assert run(other).fingerprint == fingerprint
+        assert tree(other.out) == tree(one.out)
 
 
 def test_a_complete_set_is_up_to_date_and_keeps_its_exit_code(tmp_path: Path, toy_job: MakeJob, tree: Tree) -> None:
-    write_toys(tmp_path / "in", plain(4) | {"bad.toy": {"fail": True}})
+    write_toys(tmp_path / "in", plain(4) | {"bad.toy": {"convert": "fail"}})
     job = toy_job()
     first = run(job)
     before = tree(job.out)
@@ -194,17 +208,34 @@ def test_adding_inputs_moves_nobody(tmp_path: Path, toy_job: MakeJob) -> None:
     assert before == {key: after[key] for key in before}
 
 
-def test_a_dying_worker_costs_its_unit_alone(tmp_path: Path, toy_job: MakeJob) -> None:
-    write_toys(tmp_path / "in", plain(10) | {"killer.toy": {"die": True}})
-    job = toy_job(workers=2)
-    result = run(job)
-    rows = outcomes(job.out, job)
-    assert (rows["killer.toy"]["status"], rows["killer.toy"]["reason"]) == ("failed", "worker_died")
-    assert result.inputs == {"read": 11, "written": 10, "skipped": 0, "failed": 1}
+def test_an_erased_subject_does_not_come_back(tmp_path: Path, toy_job: MakeJob, tree: Tree) -> None:
+    write_toys(tmp_path / "in", plain(6) | {"more.toy": {"value": 400, "windows": 2, "subjects": ["patient 3"]}})
+    job = toy_job()
+    run(job)
+    token = job.subjects.token(None, ["patient 3"], "", None)[0]
+    manifest = read_manifest(job.out)
+    record = erasures_json([Erasure(token, 3, 2, manifest.fingerprint)])
+    (job.out / ERASURES).write_bytes(record)
+    manifest = replace(manifest, files={**manifest.files, ERASURES: hashlib.sha256(record).hexdigest()})
+    manifest = replace(manifest, fingerprint=manifest.computed_fingerprint())
+    (job.out / "manifest.json").write_bytes(canonical_json(asdict(manifest)))
+    write_toys(tmp_path / "in", plain(3, 6) | {"new.toy": {"value": 800, "subjects": ["patient 3"]}})
+    run(replace(job, extend=True))
+    table = pq.read_table(job.out / "outcomes.parquet").to_pylist()
+    assert Counter((row["status"], row["reason"]) for row in table) == {("written", ""): 8, ("skipped", "erased"): 3}
+    names = (job.out.with_name("out.private") / "inputs.csv").read_text()
+    assert "0.toy" in names and "3.toy" not in names and "new.toy" not in names
+    shards = ShardSet.open(job.out)
+    subjects = {shards.split(s)[i].subject for s in ("train", "val", "test") for i in range(len(shards.split(s)))}
+    assert len(subjects) == 8
+    assert token not in subjects
+    assert read_erasures(job.out)[0].subject == token
+    assert verify(job.out) == []
+    assert run(job).state == "up to date"
 
 
 def test_too_many_failures_stop_the_run(tmp_path: Path, toy_job: MakeJob) -> None:
-    write_toys(tmp_path / "in", plain(4) | {f"bad{n}.toy": {"fail": True} for n in range(4)})
+    write_toys(tmp_path / "in", plain(4) | {f"bad{n}.toy": {"convert": "fail"} for n in range(4)})
     with pytest.raises(MedcossError, match="max-failures"):
         run(toy_job(max_failures=2, workers=1))
     with pytest.raises(MedcossError, match="max-failures"):
@@ -255,7 +286,7 @@ def test_unusable_inputs_and_outputs_are_one_line_before_anything_is_written(tmp
 
 
 def test_nothing_but_failures_is_a_failed_run_with_outcomes(tmp_path: Path, toy_job: MakeJob) -> None:
-    write_toys(tmp_path / "in", {"bad.toy": {"fail": True}})
+    write_toys(tmp_path / "in", {"bad.toy": {"convert": "fail"}})
     job = toy_job()
     with pytest.raises(MedcossError, match="no sample came out of 1 files \\(1 unreadable\\)"):
         run(job)
