@@ -5,25 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from medcoss.contracts import (
-    CLS_ID,
-    DEID_ID,
-    SEP_ID,
-    SPECIAL_TOKENS,
-    Field,
-    Geometry,
-    Kind,
-    MedcossError,
-    ModalitySpec,
-    UsageError,
-)
+from medcoss.contracts import Field, Geometry, Kind, ModalitySpec, UsageError
+from preprocess import tokens
 from preprocess.conversion import (
     WEAK,
     Conversion,
@@ -40,42 +29,47 @@ from preprocess.conversion import (
     failed,
     skipped,
 )
-from preprocess.deid import deidentify, mark_earlier, merge_marks
-from preprocess.readers.text import count_words, read_rows, read_text, sections, sentence_ends, sentences
+from preprocess.deid import deidentify, mark_earlier, merge_marks, name_in_path, names_in
+from preprocess.readers import abstracts, parts, rows, tables
+from preprocess.readers.encoded import read_text
+from preprocess.readers.sections import cell_sections, sections
+from preprocess.readers.text import count_words, plain, sentences
 
-SUMMARY = "radiology reports: text files with sections, or CSV/TSV tables"
+SUMMARY = "radiology reports: text files with sections; CSV, TSV, JSON and Parquet tables; PubMed-RCT files"
 EXAMPLE = "preprocess report --in raw/report --out shards/report --labels raw/report/labels.csv"
 
-TOKENIZER = "tokenizer.json"
 MIN_WORDS = 3
-_DEFAULT_COLUMNS = ("impression", "findings")
+_SECTION_COLUMNS = (("impression", "impressions", "conclusion"), ("findings", "finding"))
+_WHOLE_COLUMNS = (
+    "report", "report_text", "reporttext", "full_report", "radiology_report", "text", "note_text", "note", "narrative",
+    "abstract", "abstract_text", "medical_abstract", "body", "content",
+)  # fmt: skip
 _TEXT_SUFFIXES = (".txt", ".text", ".rpt")
-_TABLE_SUFFIXES = (".csv", ".tsv")
-_KNOWN_FORMATS = (
-    ".json",
-    ".jsonl",
-    ".parquet",
-    ".xml",
-    ".pdf",
-    ".doc",
-    ".docx",
-    ".rtf",
-    ".hl7",
-    ".xlsx",
-    ".gz",
-    ".zip",
+_KNOWN_FORMATS = (".xml", ".pdf", ".doc", ".docx", ".rtf", ".hl7", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst",
+                  ".zip", ".tar", ".html", ".htm", ".avro", ".feather", ".arrow", ".db", ".sqlite")  # fmt: skip
+_NO_REPORTS = re.compile(
+    r"(read[ _-]?me|licen[cs]e|copying|changelog|sha\d+(sums?)?|md5(sums?)?|index|requirements|citation|notice)\b.*",
+    re.IGNORECASE,
 )
-_NO_REPORTS = re.compile(r"(readme|licen[cs]e|copying|changelog|sha256sums|md5sums|index)\b.*", re.IGNORECASE)
+_STUDY = re.compile(r"s(\d{8})")
+
+WITHOUT_TEXT = "rows without text"
+TOO_SHORT = "rows too short"
+WORDS = "length (words)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the report modality."""
     add = parser.add_argument
     add("--text-column", action="append", metavar="NAME",
-        help="column of tables with text; repeatable, joined in order (default impression, findings)")  # fmt: skip
-    add("--length", type=int, default=112, metavar="TOKENS", help="cut at a sentence end to it (default 112)")
+        help="column of tables with text, in any case; repeatable, joined in order (default impression and findings, "
+        "else report, text, abstract, ...)")  # fmt: skip
+    add("--length", type=int, default=112, metavar="TOKENS", help="longest text (default 112)")
+    add("--long", choices=("truncate", "chunk"), default="truncate",
+        help="longer texts end at a sentence's end, or become several samples (default truncate)")  # fmt: skip
     add("--vocabulary", type=int, default=30_000, metavar="TOKENS", help="largest size of the BPE (default 30000)")
-    add("--encoding", default="utf-8", metavar="NAME", help="of text files and tables (default utf-8)")
+    add("--encoding", default="utf-8", metavar="NAME",
+        help="of text files and tables without a byte order mark (default utf-8)")  # fmt: skip
     add("--name-column", action="append", default=[], metavar="NAME",
         help="column of tables that holds a name to be removed from the text; repeatable")  # fmt: skip
     add("--keep-identifiers", action="store_true",
@@ -92,12 +86,13 @@ def settings(arguments: argparse.Namespace) -> dict[str, Json]:
         )
     try:
         "".encode(arguments.encoding)
-    except LookupError as error:
+    except (LookupError, UnicodeError) as error:
         raise UsageError(f"--encoding {arguments.encoding}: unknown; for example utf-8, latin-1, cp1252") from error
     return {
-        "text_columns": list(arguments.text_column or _DEFAULT_COLUMNS),
+        "text_columns": list(arguments.text_column or ()),
         "name_columns": list(arguments.name_column),
         "length_tokens": arguments.length,
+        "long": arguments.long,
         "vocabulary_limit": arguments.vocabulary,
         "encoding": arguments.encoding,
         "deidentify": not arguments.keep_identifiers,
@@ -112,94 +107,185 @@ def spec(settings: Settings) -> ModalitySpec:
         geometry=Geometry((int(settings["length_tokens"]),)),
         fields=(Field("text", "utf8", "str"),),
         normalisation=f"cleaned UTF-8 text, impression before findings, cut at a sentence end to the length; "
-        f"{TOKENIZER} gives its ids with [CLS] and [SEP]",
+        f"{tokens.TOKENIZER} gives its ids with [CLS] and [SEP]",
         vocabulary=int(settings["vocabulary_limit"]),
     )
 
 
 def inspect(file: InputFile, settings: Settings) -> dict[str, Json]:
-    """Told by the name alone; whether it is a report shows when it is read. Raises `Refusal` for other files."""
+    """Whether it is a text, a file of abstracts or a table, and the parts a large one is read in.
+
+    Told by the name, and by the first bytes of a text; whether it is a report shows when it is read. Raises `Refusal`.
+    """
     path = PurePosixPath(file.relative)
-    suffix = path.suffix.lower()
-    if _NO_REPORTS.fullmatch(path.name) or suffix in (".md", ""):
-        raise skipped("not_an_input")
-    if suffix not in _TEXT_SUFFIXES and suffix not in _TABLE_SUFFIXES:
-        raise skipped("unsupported_format" if suffix in _KNOWN_FORMATS else "not_an_input")
-    return {}
+    encoding = settings["encoding"]
+    try:
+        if form := tables.table_form(file.relative):
+            return {"form": form, "parts": _json(tables.table_parts(file.path, form, encoding))}
+        suffix = PurePosixPath(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+        if _NO_REPORTS.fullmatch(path.name) or suffix in (".md", ""):
+            raise skipped("unsupported_format" if path.suffix.lower() == ".gz" else "not_an_input")
+        if suffix not in _TEXT_SUFFIXES:
+            raise skipped("unsupported_format" if {suffix, path.suffix.lower()} & {*_KNOWN_FORMATS} else "not_an_input")
+        if abstracts.holds_abstracts(file.path, encoding):
+            return {"form": "abstracts", "parts": _json(parts.byte_parts(file.path, encoding, parts.next_abstract))}
+    except OSError as error:
+        raise failed("unreadable", error.strerror or type(error).__name__) from error
+    return {"form": "text", "parts": []}
+
+
+def _json(found: list[list[int]]) -> list[Json]:
+    return [[*part] for part in found]
 
 
 def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
-    """A unit a file."""
-    return Discovery([Unit((one.file,)) for one in inspected])
+    """A unit a file, or a part of a large table."""
+    units = []
+    for one in inspected:
+        form, places = one.about["form"], one.about["parts"]
+        assert isinstance(places, list)
+        details: list[dict[str, Json]] = [{"form": form, "part": part} for part in places] or [{"form": form}]
+        units += [Unit((one.file,), detail) for detail in details]
+    return Discovery(units)
 
 
 def convert(unit: Unit, settings: Settings) -> Conversion:
     """Samples of one text file or table. Raises `Refusal`."""
-    file = unit.files[0]
-    if file.path.suffix.lower() in _TABLE_SUFFIXES:
-        return _convert_table(file, settings)
+    file, form = unit.files[0], str(unit.detail["form"])
+    part: Any = unit.detail.get("part")
+    made = _Rows(file, settings)
+    if form == "text":
+        return _convert_text(file, settings)
+    if form == "abstracts":
+        made.add_abstracts(abstracts.read_abstracts(file.path, settings["encoding"], made.tally, part))
+    else:
+        made.add_table(tables.read_rows(file.path, form, settings["encoding"], made.wanted, made.tally, part), form)
+    return made.conversion()
+
+
+def _convert_text(file: InputFile, settings: Settings) -> Conversion:
     found = sections(read_text(file.path, settings["encoding"]))
     if found is None:
-        raise failed("no_text", "no usual header of a report (FINDINGS, IMPRESSION, INDICATION, ...)")
-    text = clean(found, (), deidentified=settings["deidentify"])
+        raise failed("no_text", "no usual header of a report (FINDINGS, IMPRESSION, ...), nor a radiologist's prose")
+    text = clean(found, (), name_in_path(file.relative), deidentified=settings["deidentify"])
     if not text:
         raise failed("no_text", "its sections are empty")
     words = count_words(text)
     if words < MIN_WORDS:
         raise skipped("too_short", f"{words} words")
-    return Conversion(
-        [Piece(_digest(text), "0", text.encode(), file.relative)], figures={"length (words)": [float(words)]}
-    )
+    study = _STUDY.fullmatch(PurePosixPath(file.relative.removesuffix(".gz")).stem)
+    piece = Piece(_digest(text), suffix(settings), text.encode(), file.relative, row=study[1] if study else None)
+    return Conversion([piece], figures={WORDS: [float(words)]})
 
 
-def _convert_table(file: InputFile, settings: Settings) -> Conversion:
-    counts: Counter[str] = Counter()
-    lengths: list[float] = []
-    pieces = list(_row_pieces(file, settings, counts, lengths))
-    left_out = ", ".join(f"{counts[name]} rows {name}" for name in ("without text", "too short") if counts[name])
-    if counts["rows"] == 0:
-        raise failed("empty", "a header without rows")
-    if not pieces:
-        raise skipped("too_short" if counts["too short"] else "no_text", left_out)
-    outcome = Outcome(Status.WRITTEN, message=f"left out: {left_out}" if left_out else "")
-    return Conversion(pieces, {file.relative: outcome}, {"length (words)": lengths})
+def suffix(settings: Settings) -> str:
+    """The first suffix of keys: of fixed width where more may follow."""
+    return "0000" if settings["long"] == "chunk" else "0"
 
 
-def _row_pieces(file: InputFile, settings: Settings, counts: Counter[str], lengths: list[float]) -> Iterator[Piece]:
-    columns: list[str] = settings["text_columns"]
-    for row in read_rows(file.path, settings["encoding"]):
-        if not counts["rows"] and not any(column in row for column in columns):
-            raise skipped("no_text_column", f"none of {', '.join(columns)}")
-        counts["rows"] += 1
-        names = [row[column] for column in settings["name_columns"] if row.get(column)]
-        text = clean([row.get(column) or "" for column in columns], names, deidentified=settings["deidentify"])
+class _Rows:
+    """Turns the rows of one table into samples and keeps account of them."""
+
+    def __init__(self, file: InputFile, settings: Settings) -> None:
+        self._file, self._settings = file, settings
+        self._pairs = name_in_path(file.relative)
+        self._suffix = suffix(settings)
+        self._asked = [rows.fold(name) for name in settings["text_columns"]]
+        self._names = [rows.fold(name) for name in settings["name_columns"]]
+        self._ids = [rows.fold(name) for name in settings["id_columns"]]
+        self._labels = {name: rows.fold(name) for name in settings["label_columns"]}
+        self._subject = rows.fold(settings["subject_column"])
+        usual = () if self._asked else (*_WHOLE_COLUMNS, *(name for names in _SECTION_COLUMNS for name in names))
+        self.wanted = frozenset(
+            (*self._asked, *usual, *self._names, *self._ids, *self._labels.values(), self._subject, "split")
+        )
+        self.tally: rows.Tally = rows.Tally()
+        self._pieces: list[Piece] = []
+        self._lengths: list[float] = []
+
+    def add_table(self, found: Iterable[rows.Row], form: str) -> None:
+        """Raises `Refusal` for a table without any column of text."""
+        chosen: dict[tuple[str, ...], list[str]] = {}
+        for row in found:
+            names = tuple(row)
+            if names not in chosen:
+                chosen[names] = self._text_columns(row)
+                # Other rows of JSON may have what this one lacks.
+                if not chosen[names] and form == "csv":
+                    break
+            self._add_row(row, chosen[names])
+        if (chosen or form == "parquet") and not any(chosen.values()) and self.tally[rows.READ]:
+            asked = self._settings["text_columns"] or ("impression", "findings", "report", "text", "abstract")
+            raise skipped("no_text_column", f"none of {', '.join(asked)}")
+
+    def _text_columns(self, row: Mapping[str, str]) -> list[str]:
+        if self._asked:
+            return [name for name in self._asked if name in row]
+        found = [next((name for name in names if name in row), "") for names in _SECTION_COLUMNS]
+        return [name for name in found if name] or [name for name in _WHOLE_COLUMNS if name in row][:1]
+
+    def _add_row(self, row: Mapping[str, str], columns: Iterable[str]) -> None:
+        cells: list[str] = []
+        for name in columns:
+            cell = row[name]
+            cells += cell_sections(cell) or (cell,)
+        names = [row[column] for column in self._names if row.get(column)]
+        subject = row.get(self._subject, "").strip()
+        text = clean(cells, [*names, *names_in(subject)], self._pairs, deidentified=self._settings["deidentify"])
+        row_id = next((found for column in self._ids if (found := row.get(column, "").strip())), None)
+        labels: dict[str, Json] = {
+            label: row[column].strip() for label, column in self._labels.items() if row.get(column, "").strip()
+        }
+        self._add(text, row_id, (subject, "" if row_id else WEAK), labels, row.get("split", "").strip() or None)
+
+    def add_abstracts(self, found: Iterable[tuple[str, list[str]]]) -> None:
+        """Abstracts with their ids, which are of papers and not of patients."""
+        for name, lines in found:
+            text = clean(lines, (), deidentified=self._settings["deidentify"])
+            self._add(text, name, (f"{WEAK}pmid:{name}",), {}, None)
+
+    def _add(
+        self, text: str, row_id: str | None, subjects: tuple[str, ...], labels: dict[str, Json], split: str | None
+    ) -> None:
         words = count_words(text)
         if words < MIN_WORDS:
-            counts["too short" if text else "without text"] += 1
-            continue
-        lengths.append(float(words))
+            self.tally[TOO_SHORT if text else WITHOUT_TEXT] += 1
+            return
+        self._lengths.append(float(words))
         digest = _digest(text)
-        row_id = next((row[column].strip() for column in settings["id_columns"] if row.get(column)), None)
-        subject = (row.get(settings["subject_column"]) or "").strip()
-        yield Piece(
-            content=digest,
-            suffix="0",
-            data=text.encode(),
-            file=file.relative,
-            subject_ids=(subject, "" if row_id else WEAK + digest.hex()),
-            row=row_id,
-            labels={c: row[c].strip() for c in settings["label_columns"] if row.get(c, "").strip()},
-            split=row.get("split") or None,
-        )
+        ids = tuple(WEAK + digest.hex() if name == WEAK else name for name in subjects)
+        self._pieces.append(Piece(digest, self._suffix, text.encode(), self._file.relative, ids, row_id, labels, split))
+
+    def conversion(self) -> Conversion:
+        """The samples, and the file's outcome: written if there is one, else what hindered most rows."""
+        tally = self.tally
+        if tally[rows.READ] == 0:
+            raise failed("empty", "a table without rows")
+        defects = [name for name in rows.DEFECTS if tally[name]]
+        reasons = {rows.BAD_ENCODING: "encoding", rows.MALFORMED: "malformed_rows", rows.TOO_LONG: "too_large"}
+        if self._pieces:
+            outcome = Outcome(Status.WRITTEN, "malformed_rows" if defects else "")
+        elif defects:
+            outcome = Outcome(Status.FAILED, reasons[max(defects, key=lambda name: tally[name])])
+        else:
+            outcome = Outcome(Status.SKIPPED, "too_short" if tally[TOO_SHORT] else "no_text")
+        name = self._file.relative
+        figures = {WORDS: self._lengths} if self._lengths else {}
+        return Conversion(self._pieces, {name: outcome}, figures, counts={name: dict(tally)})
 
 
-def clean(parts: Iterable[str], names: Iterable[str], *, deidentified: bool) -> str:
-    """The parts' sentences as one line of text, in their order; identifiers and `names` marked if asked for."""
+def clean(
+    parts: Iterable[str], names: Sequence[str], pairs: Sequence[tuple[str, str]] = (), *, deidentified: bool
+) -> str:
+    """The parts' sentences as one line of text, in their order; identifiers and `names` marked if asked for.
+
+    `pairs` are words that are marked where they stand side by side.
+    """
     found: list[str] = []
     for part in parts:
-        text = mark_earlier(part)
+        text = mark_earlier(plain(part))
         # Before sentences are told apart: "Dr. Smith" is not the end of one.
-        text = deidentify(text, names) if deidentified else text
+        text = deidentify(text, names, pairs) if deidentified else text
         found += sentences(text)
     return merge_marks(" ".join(found))
 
@@ -210,84 +296,10 @@ def _digest(text: str) -> bytes:
 
 def finish(settings: Settings, train: Iterable[bytes | np.ndarray[Any, Any]]) -> tuple[ModalitySpec, dict[str, bytes]]:
     """Train the byte-level BPE on the train split. Raises `MedcossError` if that split is empty."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS_ID), ("[SEP]", SEP_ID)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings["vocabulary_limit"],
-        min_frequency=2,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    count = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal count
-        for data in train:
-            count += 1
-            # The mark must not be taken apart into pieces of its own.
-            yield bytes(data).decode().replace(SPECIAL_TOKENS[DEID_ID], " ")
-
-    tokenizer.train_from_iterator(texts(), trainer)
-    if count == 0:
-        raise MedcossError("no report is in the train split, so there is no tokenizer: give more subjects or --split")
-    vocabulary = tokenizer.get_vocab_size()
-    described = spec({**settings, "vocabulary_limit": vocabulary})
-    return described, {TOKENIZER: tokenizer.to_str().encode()}
+    tokenizer, size = tokens.train(train, int(settings["vocabulary_limit"]))
+    return spec({**settings, "vocabulary_limit": size}), {tokens.TOKENIZER: tokenizer}
 
 
 def rewriter(settings: Settings, files: dict[str, bytes]) -> Rewriter:
     """Cuts texts to the length, now that tokens are known."""
-    return Shortener(files[TOKENIZER], int(settings["length_tokens"]))
-
-
-class Shortener:
-    """Cuts a text that has more than `length` tokens, [CLS] and [SEP] included, at its last sentence end before."""
-
-    def __init__(self, tokenizer: bytes, length: int) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_str(tokenizer.decode())
-        self._length = length
-        self._texts = self._cut = self._tokens = 0
-
-    def count(self, data: bytes | np.ndarray[Any, Any]) -> int:
-        """One: the end of a long text is dropped."""
-        return 1
-
-    def __call__(self, data: bytes | np.ndarray[Any, Any], part: int = 0) -> bytes:
-        """The text, or its beginning. A first sentence that is too long is cut between two words."""
-        text = bytes(data).decode()
-        # Most of a long text is never looked at: what is too many tokens shows in its beginning.
-        space = text.find(" ", 6 * self._length)
-        encoding = self._tokenizer.encode(text[:space] if space > 0 else text)
-        if space > 0 and len(encoding.ids) <= self._length:
-            encoding = self._tokenizer.encode(text)
-        self._texts += 1
-        self._tokens += min(len(encoding.ids), self._length)
-        if len(encoding.ids) <= self._length:
-            return text.encode()
-        self._cut += 1
-        # The last kept token is the one before [SEP]'s place.
-        limit = encoding.offsets[self._length - 2][1]
-        ends = [end for end in sentence_ends(text) if end <= limit]
-        if ends:
-            return text[: ends[-1]].encode()
-        return text[: max(text.rfind(" ", 0, limit + 1), 1)].encode()
-
-    def statistics(self) -> dict[str, float]:
-        """`truncated_fraction` of texts, `mean_tokens` of a stored one."""
-        texts = max(self._texts, 1)
-        return {"truncated_fraction": self._cut / texts, "mean_tokens": self._tokens / texts}
-
-    def notes(self) -> list[str]:
-        """A warning where more than 5 % were cut."""
-        share = self._cut / max(self._texts, 1)
-        return [f"{share:.0%} of the texts were cut to {self._length} tokens"] if share > 0.05 else []
+    return tokens.Shortener(files[tokens.TOKENIZER], int(settings["length_tokens"]), chunk=settings["long"] == "chunk")

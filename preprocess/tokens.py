@@ -1,0 +1,135 @@
+"""The tokenizer of a set of texts: byte-level BPE trained on the train split; and texts cut to its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from medcoss.contracts import CLS_ID, DEID_ID, SEP_ID, SPECIAL_TOKENS, MedcossError
+from preprocess.readers.text import sentence_ends
+
+TOKENIZER = "tokenizer.json"
+_DEID = SPECIAL_TOKENS[DEID_ID]
+
+
+def train(texts: Iterable[bytes | np.ndarray[Any, Any]], limit: int) -> tuple[bytes, int]:
+    """The tokenizer as JSON and its size in tokens, at most `limit`. Raises `MedcossError` if there are no texts."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS_ID), ("[SEP]", SEP_ID)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=limit,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    count = 0
+
+    def decoded() -> Iterator[str]:
+        nonlocal count
+        for data in texts:
+            count += 1
+            # The mark must not be taken apart into pieces of its own.
+            yield bytes(data).decode().replace(_DEID, " ")
+
+    tokenizer.train_from_iterator(decoded(), trainer)
+    if count == 0:
+        raise MedcossError("no report is in the train split, so there is no tokenizer: give more subjects or --split")
+    return tokenizer.to_str().encode(), tokenizer.get_vocab_size()
+
+
+class Shortener:
+    """Makes texts of at most `length` tokens, [CLS] and [SEP] included, out of longer ones, at sentence ends.
+
+    `chunk` makes as many as are needed for all sentences in their order; otherwise the first is kept alone.
+    """
+
+    def __init__(self, tokenizer: bytes, length: int, *, chunk: bool = False) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(tokenizer.decode())
+        self._length = length
+        self._chunk = chunk
+        self._texts = self._long = self._stored = self._tokens = 0
+        self._last: tuple[bytes, list[tuple[str, int]]] = (b"", [])
+
+    def count(self, data: bytes | np.ndarray[Any, Any]) -> int:
+        """How many texts become of it."""
+        return len(self._parts(bytes(data))) if self._chunk else 1
+
+    def __call__(self, data: bytes | np.ndarray[Any, Any], part: int = 0) -> bytes:
+        """The text, or one part of it. A sentence that is too long for one is cut between two words."""
+        if self._chunk:
+            parts = self._parts(bytes(data))
+            (text, tokens), more = parts[part], len(parts) > 1
+        else:
+            whole = bytes(data).decode()
+            end, tokens = self._end(whole, 0)
+            text, more = whole[:end], end < len(whole)
+        self._texts += part == 0
+        self._long += part == 0 and more
+        self._stored += 1
+        self._tokens += tokens
+        return text.encode()
+
+    def _parts(self, data: bytes) -> list[tuple[str, int]]:
+        """The texts made of one with their numbers of tokens; joined by blanks they are the whole."""
+        if self._last[0] != data:
+            parts, text, start = [], data.decode(), 0
+            while start < len(text):
+                end, tokens = self._end(text, start)
+                parts.append((text[start:end], tokens))
+                start = end + (text[end : end + 1] == " ")
+            self._last = (data, parts)
+        return self._last[1]
+
+    def _end(self, text: str, start: int) -> tuple[int, int]:
+        """Where the sentences end that fit, from `start` on, and their number of tokens."""
+        # Most of a long text is never looked at: what is too many tokens shows in its beginning.
+        reach = 6 * self._length
+        while True:
+            space = text.find(" ", start + reach)
+            encoding = self._tokenizer.encode(text[start : space if space > 0 else len(text)])
+            if space < 0 or len(encoding.ids) > self._length:
+                break
+            reach *= 2
+        if len(encoding.ids) <= self._length:
+            return len(text), len(encoding.ids)
+        # The last kept token is the one before [SEP]'s place.
+        limit = encoding.offsets[self._length - 2][1]
+        window = text[start : start + limit + 3]
+        ends = [end for end in sentence_ends(window) if end <= limit]
+        end = ends[-1] if ends else window.rfind(" ", 0, limit + 1)
+        if end <= 0:
+            end = max(limit, 1)
+        # A word that is cut, or a stop that stands at the end now, may take a token more than it did.
+        while (tokens := len(self._tokenizer.encode(text[start : start + end]).ids)) > self._length and end > 1:
+            end -= 1
+        return start + end, tokens
+
+    def statistics(self) -> dict[str, float]:
+        """`truncated_fraction` or `chunked_fraction` of texts, `mean_tokens` of a stored one."""
+        shares = {"truncated_fraction": 0.0} if self._chunk else {}
+        name = "chunked_fraction" if self._chunk else "truncated_fraction"
+        return shares | {
+            name: self._long / max(self._texts, 1),
+            "mean_tokens": self._tokens / max(self._stored, 1),
+        }
+
+    def notes(self) -> list[str]:
+        """A warning where more than 5 % were cut."""
+        share = self._long / max(self._texts, 1)
+        if share <= 0.05:
+            return []
+        if self._chunk:
+            return [f"{share:.0%} of the texts became several samples of at most {self._length} tokens"]
+        return [f"{share:.0%} of the texts were cut to {self._length} tokens: --long chunk keeps their ends"]
