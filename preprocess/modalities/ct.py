@@ -43,6 +43,10 @@ _DERIVED_MAPS = frozenset(
 )
 
 
+_UNITS = frozenset({"OD", "US", "MGML", "PCT", "Z_EFF", "ED", "EDW", "HU_MOD"})
+"""The standard's other units, which a message may name: anything may stand in the header."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `preprocess ct`."""
     volumes.add_arguments(parser, stride=12, stride_help="slices from window to window at --spacing-mm (default 12)")
@@ -131,7 +135,7 @@ def _check(settings: Settings) -> Any:
         if maps:
             raise skipped("not_hu", f"a map of {min(maps)}")
         if frame.units not in ("", "HU"):
-            raise skipped("not_hu", f"rescale type {frame.units[:16]}")
+            raise skipped("not_hu", f"rescale type {frame.units if frame.units in _UNITS else 'other than HU'}")
         if not frame.rescaled and settings["hu_offset"] is None:
             raise skipped("not_hu", "no rescale slope and intercept")
 

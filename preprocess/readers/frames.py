@@ -93,7 +93,9 @@ def refuse_non_slices(dataset: Dataset, modality: str, *, burned_in: bool, secon
             raise skipped("no_pixels", "no pixel data")
         named = str(dataset.get("Modality") or "")
         if named != modality:
-            raise skipped("not_ct" if modality == "CT" else "not_mri", f"modality {named[:16] or 'not given'}")
+            # Anything may stand there, but two letters are no name.
+            shown = named if named.isalpha() and len(named) <= 2 else "another or none"
+            raise skipped("not_ct" if modality == "CT" else "not_mri", f"modality {shown}")
         if int(dataset.get("SamplesPerPixel") or 1) > 1:
             raise skipped("secondary_capture", "a coloured image")
         if str(dataset.SOPClassUID).startswith(_SECONDARY_CAPTURE) and not secondary_capture:
