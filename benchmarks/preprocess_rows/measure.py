@@ -208,10 +208,20 @@ def convert_here(job: Job, *, store: bool) -> int:
     return len(samples)
 
 
-def start_seconds(command: Command, workers: int, repeats: int) -> float:
-    """What a run takes that has next to nothing to convert: starting processes, settings, the QC page."""
-    times = in_turns({"start": command.with_workers(workers)}, repeats)
-    return statistics.median(times.seconds["start"])
+_STARTS: dict[tuple[str, int], float] = {}
+
+
+def start_seconds(setting: Setting, modality: str, workers: int, make: Callable[[Path], Sequence[Path]]) -> float:
+    """What a run takes that has next to nothing to convert: starting processes, settings, the QC page.
+
+    `make` writes the next to nothing into a folder and names its files. Measured once a modality and workers.
+    """
+    if (modality, workers) not in _STARTS:
+        folder = setting.made(f"{modality} nothing {workers}")
+        command = Command(modality, tuple(make(folder)), folder)
+        times = in_turns({"start": command.with_workers(workers)}, setting.repeats)
+        _STARTS[modality, workers] = statistics.median(times.seconds["start"])
+    return _STARTS[modality, workers]
 
 
 def pool(processes: int) -> ProcessPoolExecutor:

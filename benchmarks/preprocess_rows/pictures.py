@@ -62,9 +62,7 @@ def _compared(setting: Setting, title: str, files: list[Path]) -> Iterator[Row |
         "plain here": lambda: plain(files),
     }
     times = in_turns(works, setting.repeats, tolerance=0.01)
-    tiny = tuple(_make(setting.made(f"xray nothing {title}"), "jpg", 4, 32))
-    nothing = Command("xray", tiny, tiny[0].parent)
-    start = {workers: start_seconds(nothing, workers, setting.repeats) for workers in (1, 2)}
+    start = {n: start_seconds(setting, "xray", n, lambda folder: _make(folder, "jpg", 4, 32)) for n in (1, 2)}
     bare = pool_seconds(2, plain, [], setting.repeats)
     yield times.row(
         f"X-ray {title}, in process: times longer than plain", "files/s", "ours here", "plain here", target=TARGET,

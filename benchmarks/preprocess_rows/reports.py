@@ -30,8 +30,7 @@ def rows(setting: Setting) -> Iterator[Row | Remark]:
     command = Command("report", tuple(made), scratch)
     works = {"two": command.with_workers(2), "one": command.with_workers(1)}
     times = in_turns(works, setting.repeats)
-    nothing = Command("report", tuple(_make(setting.made("reports nothing"), 80)), scratch)
-    start = (start_seconds(nothing, 2, setting.repeats), start_seconds(nothing, 1, setting.repeats))
+    start = {workers: start_seconds(setting, "report", workers, lambda folder: _make(folder, 80)) for workers in (1, 2)}
     yield times.row(
         "reports, whole command, 2 workers : 1", "reports/s", "two", "one", target=SCALING_TARGET, start=start
     )

@@ -85,8 +85,8 @@ def _compared(setting: Setting, modality: str, title: str, paths: list[Path]) ->
     scratch = setting.made(title)
     command = Command(modality, tuple(paths), scratch)
     plain = plain_ct if modality == "ct" else plain_mri
-    nothing = _next_to_nothing(setting, modality, title)
-    nothing.here()()  # what is imported and compiled at the first use
+    start = _start(setting, modality, 1)
+    Command(modality, tuple(_nothing(setting.made(f"{title} first"), modality)), scratch).here()()  # its imports
     works = {
         "ours": command.here(),
         "command": command.with_workers(1),
@@ -95,7 +95,6 @@ def _compared(setting: Setting, modality: str, title: str, paths: list[Path]) ->
     if modality == "ct":
         works["scripts"] = lambda: sum(_write(plain_ct_windows(path, scratch), scratch) for path in paths)
     times = in_turns(works, setting.repeats)
-    start = start_seconds(nothing, 1, setting.repeats)
     yield times.row(f"{title}, in process", "windows/s", "ours", "plain", target=TARGET)
     if modality == "ct":
         yield times.row(f"{title}, in process, plain with a file between", "windows/s", "ours", "scripts")
@@ -103,10 +102,12 @@ def _compared(setting: Setting, modality: str, title: str, paths: list[Path]) ->
     yield Remark(f"{title}: {where_time_goes(command.here())}")
 
 
-def _next_to_nothing(setting: Setting, modality: str, title: str) -> Command:
-    folder = setting.made(f"{title} nothing")
-    paths = tuple(_volume(folder / f"{n}.nii.gz", n, (12, 16, 16), (2.0, 2.0, 2.0), modality) for n in range(2))
-    return Command(modality, paths, folder)
+def _start(setting: Setting, modality: str, workers: int) -> float:
+    return start_seconds(setting, modality, workers, lambda folder: _nothing(folder, modality))
+
+
+def _nothing(folder: Path, modality: str) -> list[Path]:
+    return [_volume(folder / f"{n}.nii.gz", n, (12, 16, 16), (2.0, 2.0, 2.0), modality) for n in range(2)]
 
 
 def _scaling(setting: Setting, modality: str, title: str, paths: list[Path]) -> Iterator[Row]:
@@ -114,8 +115,7 @@ def _scaling(setting: Setting, modality: str, title: str, paths: list[Path]) -> 
     # Links and copies would be duplicates, and duplicates are dropped: as many volumes as there are.
     command = Command(modality, tuple(paths), scratch)
     works = {"two": command.with_workers(2), "one": command.with_workers(1)}
-    nothing = _next_to_nothing(setting, modality, f"{title} scaling")
-    start = (start_seconds(nothing, 2, setting.repeats), start_seconds(nothing, 1, setting.repeats))
+    start = (_start(setting, modality, 2), _start(setting, modality, 1))
     times = in_turns(works, setting.repeats)
     yield times.row(f"{title}, 2 workers : 1", "windows/s", "two", "one", target=SCALING_TARGET, start=start)
 
@@ -125,7 +125,9 @@ def _headers(setting: Setting) -> Row:
     folder = write_series(setting.made("headers"), 60 if setting.quick else 1000, 64 if setting.quick else 512, 1.0)
     command = Command("ct", (folder,), setting.made("headers scratch"))
     works = {"two": command.with_workers(2, "--dry-run"), "one": command.with_workers(1, "--dry-run")}
-    row = in_turns(works, setting.repeats).row("DICOM headers, 2 workers : 1 (--dry-run)", "files/s", "two", "one")
+    start = (_start(setting, "ct", 2), _start(setting, "ct", 1))
+    title = "DICOM headers, 2 workers : 1 (--dry-run)"
+    row = in_turns(works, setting.repeats).row(title, "files/s", "two", "one", start=start)
     shutil.rmtree(folder)
     return row
 
