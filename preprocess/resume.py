@@ -45,8 +45,9 @@ def finished(job: Job, files: Mapping[str, InputFile]) -> Result | None:
         what = " and ".join(f"{n} {word}" for n, word in ((new, "new"), (changed, "changed")) if n)
         raise UsageError(f"{what} files among the inputs since {job.out} was made: take them in with --extend, or name "
                          "another --out")  # fmt: skip
-    if not sizes:
-        write_private(private_directory(job.out), files)
+    if files.keys() - sizes.keys():
+        # The table is gone, or a run that took these in was killed when all but it was written.
+        write_private(private_directory(job.out), files, {name for name, reason in known.items() if reason == "erased"})
     gone = len(known) - len(files)
     notes = [f"{gone} of its inputs are no longer there"] if gone > 0 else []
     notes += [f"{lost} of its inputs stalled or took their worker down: --extend tries them again"] if lost else []
