@@ -186,23 +186,34 @@ def test_other_settings_are_not_mixed_into_a_begun_set(reports: Path, tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_full_disk_is_one_line_and_the_run_goes_on_later(
+def test_full_disk_is_one_line_at_every_stage_and_the_run_goes_on_later(
     reports: Path, unkilled: Path, tree: Tree, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], capture_output=True).returncode:
+    kibibytes = 200
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
+    stages = []
     try:
-        full = preprocess(command(reports, small / "out"))
-        assert full.returncode == 1
-        errors = [line for line in full.stderr.splitlines() if line.startswith("error:")]
-        assert len(errors) == 1
-        assert "No space left" in errors[0]
-        assert "Traceback" not in full.stderr
-        assert not (small / "out" / "manifest.json").exists()
-        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
-        assert preprocess(command(reports, small / "out")).returncode == 3
+        # A little more room each time: the disk is full while units are staged, while shards are written, and at last.
+        while (run := preprocess(command(reports, small / "out"))).returncode == 1:
+            errors = [line for line in run.stderr.splitlines() if line.startswith("error:")]
+            assert len(errors) == 1
+            assert f"{small / 'out'}: No space left" in errors[0]
+            assert "Traceback" not in run.stderr
+            assert not (small / "out" / "manifest.json").exists()
+            made = small / "out" / ".staging" / "set"
+            assert not made.exists()
+            stages.append("writing" if " samples to shards" in run.stderr else "staging")
+            kibibytes += 40
+            subprocess.run(["mount", "-o", f"remount,size={kibibytes}k", small], check=True)
+        assert run.returncode == 3, run.stderr
+        assert stages == sorted(stages)
+        assert stages.count("staging") >= 2
+        assert stages.count("writing") >= 2
         assert tree(small / "out") == tree(unkilled)
+        assert verify(small / "out") == []
     finally:
         subprocess.run(["umount", small], check=True)
