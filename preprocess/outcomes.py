@@ -10,14 +10,13 @@ from pathlib import Path
 
 from medcoss.atomic import atomic_file
 from medcoss.contracts import MedcossError
+from medcoss.shards.accounts import INPUTS, write_private_table
+from medcoss.shards.accounts import OUTCOMES as OUTCOMES
+from medcoss.shards.accounts import private_directory as private_directory
 from preprocess.assemble import FileFate
 from preprocess.conversion import InputFile, Status
 from preprocess.inputs import file_bytes
 from preprocess.reasons import REASONS
-
-OUTCOMES = "outcomes.parquet"
-PRIVATE_SUFFIX = ".private"
-_COLUMNS = ("input_id", "unit_id", "key_prefix", "n_samples", "status", "reason", "message")
 
 
 def write_outcomes(path: Path, fates: Iterable[FileFate]) -> None:
@@ -66,28 +65,20 @@ def count_reasons(fates: Iterable[FileFate]) -> list[tuple[str, str, int]]:
     return [(*name, number) for name, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def private_directory(out: Path) -> Path:
-    """`DIR.private` beside `DIR`."""
-    return out.with_name(out.name + PRIVATE_SUFFIX)
-
-
 def write_private(directory: Path, files: Mapping[str, InputFile], erased: Collection[str] = ()) -> None:
     """Write `inputs.csv` (input_id, path, bytes), readable by its owner alone; without the paths of `erased` inputs."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with atomic_file(directory / "inputs.csv") as temporary:
-        temporary.touch(mode=0o600)
-        temporary.chmod(0o600)
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(("input_id", "path", "bytes"))
-            paths = {name: "" if name in erased else os.fspath(file.path) for name, file in files.items()}
-            writer.writerows((name, paths[name], file_bytes(files[name])) for name in sorted(files))
+    rows = (
+        {"input_id": name, "path": "" if name in erased else os.fspath(files[name].path),
+         "bytes": file_bytes(files[name])}
+        for name in sorted(files)
+    )  # fmt: skip
+    write_private_table(directory / INPUTS, ("input_id", "path", "bytes"), rows)
 
 
 def read_private_sizes(directory: Path) -> dict[str, int]:
     """Bytes of each input when the set was made, by input id; empty if the table is gone."""
     try:
-        with (directory / "inputs.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (directory / INPUTS).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return {row["input_id"]: int(row["bytes"]) for row in csv.DictReader(file)}
     except FileNotFoundError:
         return {}

@@ -20,6 +20,7 @@ from medcoss import config as configuration
 from medcoss.atomic import write_bytes
 from medcoss.config import RunConfig, StageConfig
 from medcoss.contracts import Kind, MedcossError, ModalitySpec, UsageError
+from medcoss.shards.erasures import predecessors, read_erasures
 from medcoss.shards.manifest import MANIFEST, Manifest, read_manifest, sha256_file
 from medcoss.shards.reader import ShardSet
 
@@ -270,6 +271,11 @@ def _check_unchanged(run: Run, name: str, sets: tuple[ShardSet, ...], earlier: d
 
 def _same(directory: Path, manifest: Manifest, fingerprint: str, stage: str) -> None:
     if manifest.fingerprint != fingerprint:
+        if fingerprint in predecessors(manifest, read_erasures(directory)):
+            raise UsageError(
+                f"a subject was erased from {directory} since stage {stage} was trained on it: name the run in that "
+                "`medcoss erase` too, so that its buffers and records follow"
+            )
         raise UsageError(
             f"shard set {directory} changed since stage {stage} was trained on it: restore it or start another --run"
         )
