@@ -51,7 +51,7 @@ class TiledPage:
         tiles = self._across * -(-self.height // self._high)
         self._places = tuple(zip(page.dataoffsets[:tiles], page.databytecounts[:tiles], strict=True))
         self.sparse = len(self._places) < tiles or any(not size for _, size in self._places)
-        self._tables = page.jpegtables if page.compression == _JPEG else None
+        self._tables = page.jpegtables if self.is_jpeg else None
 
     @staticmethod
     def fits(page: tifffile.TiffPage) -> bool:
@@ -94,7 +94,7 @@ class TiledPage:
             handle.seek(offset)
             data = handle.read(size)
             # The decoder fills a picture that breaks off with grey and says nothing.
-            if self._tables is not None and _END_OF_IMAGE not in data[-64:]:
+            if self.is_jpeg and _END_OF_IMAGE not in data[-64:]:
                 raise ValueError("no end of image")
             decoded, _, _ = self._page.decode(data, index, jpegtables=self._tables, _fullsize=True)
             if decoded is None or decoded.shape != (1, self._high, self._wide, 3) or decoded.dtype != np.uint8:
