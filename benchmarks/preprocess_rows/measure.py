@@ -199,9 +199,10 @@ def convert_here(job: Job, *, store: bool) -> int:
             inspected.append(Inspected(file, modality.inspect(file, settings)))
     samples: list[Sample] = []
     for number, unit in enumerate(modality.group(inspected, settings).units):
-        for piece in modality.convert(unit, job.settings).pieces:
-            key = f"{number:06d}-{len(samples):08d}"
-            samples.append(Sample(key, piece.data, "nobody", {}, piece.geometry))
+        with contextlib.suppress(Refusal):
+            for piece in modality.convert(unit, job.settings).pieces:
+                key = f"{number:06d}-{len(samples):08d}"
+                samples.append(Sample(key, piece.data, "nobody", {}, piece.geometry))
     if store:
         spec = modality.spec(settings)
         write_split(job.out, spec, "train", samples, len(samples), max(1, len(samples)))

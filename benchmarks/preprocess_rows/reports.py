@@ -21,11 +21,9 @@ def rows(setting: Setting) -> Iterator[Row | Remark]:
     made = _make(setting.made("reports"), count)
     yield Remark(f"report inputs: {count} made reports of some 60 words in {_FILES} CSV files")
     yield from _rates(setting, "made", made)
-    real = setting.real("report/iu_xray")
+    real = setting.real("report/iu_xray/indiana_reports.csv")
     if real is not None:
-        tables = [path for path in sorted(real.glob("*.csv")) if path.name != "labels.csv"]
-        if tables:
-            yield from _rates(setting, "real (iu_xray)", tables)
+        yield from _rates(setting, "real (Indiana)", [real])
     scratch = setting.made("reports scaling")
     command = Command("report", tuple(made), scratch)
     works = {"two": command.with_workers(2), "one": command.with_workers(1)}
