@@ -1,4 +1,4 @@
-"""Compressed images inside DICOM objects: what each promises is compared with the header before anything is decoded.
+"""Compressed images inside DICOM objects: what each promises is compared with the header before it is decoded.
 
 A decoder allocates what the stream's own header asks for, whatever DICOM's header says: some hundred bytes can ask for
 gigabytes. And some decoders fill up what a stream that ends early lacks, without a word.
@@ -6,10 +6,14 @@ gigabytes. And some decoders fill up what a stream that ends early lacks, withou
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
@@ -24,6 +28,12 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _CUT_UNNOTICED = frozenset(UID(f"1.2.840.10008.1.2.4.{number}") for number in (50, 51, 57, 70, 80, 81))
 """JPEG of all processes and JPEG-LS, whose decoders fill what a stream that ends early lacks."""
 
+_QUICK: dict[UID, Callable[[bytes], Any]] = {
+    UID("1.2.840.10008.1.2.4.57"): imagecodecs.jpeg_decode,
+    UID("1.2.840.10008.1.2.4.70"): imagecodecs.jpeg_decode,
+    UID("1.2.840.10008.1.2.4.80"): imagecodecs.jpegls_decode,
+}
+
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC})
 """JPEG's start of frame of every process, of a hierarchy of them, and JPEG-LS's."""
@@ -31,18 +41,40 @@ _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC}
 
 def refuse_unsound_streams(dataset: Dataset, syntax: UID) -> None:
     """Look at each compressed image of `dataset`. Refused: `truncated_pixels`, `unreadable`. Raises as pydicom does."""
-    offsets = None
-    if "ExtendedOffsetTable" in dataset:
-        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-    frames = int(dataset.get("NumberOfFrames") or 1)
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
-    for stream in generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets):
+    for stream in _streams(dataset):
         for width, height, channels in promised(stream):
             if width * height * channels > rows * columns * samples:
                 size = f"{width} x {height} x {channels}"
                 raise failed("unreadable", f"a compressed image of {size} where the header says {columns} x {rows}")
         if syntax in _CUT_UNNOTICED and b"\xff\xd9" not in stream[-16:]:  # a byte or two of padding may follow
             raise failed("truncated_pixels", "a compressed image lacks its end")
+
+
+def _streams(dataset: Dataset) -> Iterator[bytes]:
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    yield from generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets)
+
+
+def quickly_decoded(dataset: Dataset, syntax: UID) -> Iterator[np.ndarray[Any, Any]] | None:
+    """Stored values of each frame (rows, columns), or None where pydicom's own decoders are needed.
+
+    libjpeg-turbo and CharLS give the same values as those in a quarter of the time. Only lossless syntaxes, for
+    decoders of lossy ones may differ, and only values that fill their words, whose sign needs no mending.
+    """
+    decode, bits = _QUICK.get(syntax), int(dataset.BitsAllocated)
+    signed = bool(dataset.PixelRepresentation)
+    if decode is None or int(dataset.SamplesPerPixel) > 1 or (signed and int(dataset.BitsStored) < bits):
+        return None
+    stored, real = np.dtype(f"u{bits // 8}"), np.dtype(f"{'iu'[not signed]}{bits // 8}")
+    frames = (decode(stream) for stream in _streams(dataset))
+    first = next(frames)
+    if first.dtype != stored or first.shape != (dataset.Rows, dataset.Columns):
+        return None
+    return (frame.view(real) for frame in itertools.chain([first], frames))
 
 
 def promised(stream: bytes) -> Iterator[tuple[int, int, int]]:

@@ -20,7 +20,7 @@ from pydicom.uid import UID
 
 from preprocess.conversion import WEAK, failed, skipped
 from preprocess.heartbeat import beat
-from preprocess.readers.codestream import refuse_inflating, refuse_unsound_streams
+from preprocess.readers.codestream import quickly_decoded, refuse_inflating, refuse_unsound_streams
 from preprocess.split import is_placeholder
 
 MAX_PIXELS = 1 << 30
@@ -178,12 +178,14 @@ def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
 def _frames(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
     """All frames; compressed ones one by one, for many take long."""
     count = int(dataset.get("NumberOfFrames") or 1)
-    if count == 1 or not syntax.is_encapsulated:
+    if not syntax.is_encapsulated:
         dataset.pixel_array_options(raw=True)
         values: np.ndarray[Any, Any] = dataset.pixel_array
         return values
-    decoded = iter_pixels(dataset, raw=True)
+    decoded = quickly_decoded(dataset, syntax) or iter_pixels(dataset, raw=True)
     first = next(decoded)
+    if count == 1:
+        return first
     values = np.empty((count, *first.shape), first.dtype)
     values[0] = first
     number = 0
