@@ -64,6 +64,11 @@ _RATIO = re.compile(
     r"\b(?:ratio|titers?|titres?|dilut\w{0,8}|images?|series|im|se|slices?|scale|odds|dose)\b\W{0,3}(?:\w{1,12}\W{1,3}){0,2}$",
     re.IGNORECASE,
 )
+_DATED = re.compile(
+    r"\b(?:on|dated|since|performed|compared (?:to|with)|(?:exam|examination|study|studies|films?|radiographs?|x-?rays?"
+    r"|cxr|ct|mri|scan|ultrasound|prior|priors|images?|visit|report) (?:of|from|on|dated)) $",
+    re.IGNORECASE,
+)
 _WHEN = re.compile(
     r"(?:\b(?:at|by|until|till|since|before|after|around|approximately|time|hours?|from)|@)\W{0,3}$", re.IGNORECASE
 )
@@ -99,6 +104,11 @@ def _is_date(match: re.Match[str]) -> bool:
     )
 
 
+def _is_day(match: re.Match[str]) -> bool:
+    """Whether 3/14 is a month and a day: what stands before says so, for most fractions are none."""
+    return _DATED.search(_before(match)) is not None
+
+
 def _is_phone(match: re.Match[str]) -> bool:
     """Whether ddd-dddd is a number to call and no range of values, whose second is the larger one and round."""
     first, last = int(match["first"]), int(match["last"])
@@ -112,24 +122,29 @@ def _is_long(match: re.Match[str]) -> bool:
 Check = Callable[[re.Match[str]], bool]
 
 
-def _rule(
-    guard: str, *patterns: str, check: Check | None = None
-) -> tuple[re.Pattern[str], re.Pattern[str], Check | None]:
-    return re.compile(guard), re.compile("|".join(patterns)), check
+Rule = tuple[Callable[[str], object], re.Pattern[str], Check | None]
+
+
+def _rule(guard: str | tuple[str, ...], *patterns: str, check: Check | None = None) -> Rule:
+    """`guard` is a pattern, or words of which one must stand in the text: looking for those takes least."""
+    if isinstance(guard, tuple):
+        words = guard
+        return (lambda text: any(word in text for word in words)), re.compile("|".join(patterns)), check
+    return re.compile(guard).search, re.compile("|".join(patterns)), check
 
 
 # Each pattern is preceded by a cheaper one that must be found first: most text has nothing to mark, and these start
-# with a set of characters, which is searched at many times the speed of a pattern that starts with a word boundary.
+# with a set of rare characters, which is searched at many times the speed of one that starts with a word boundary.
 _NUMBERS = (
-    _rule(r"\d{3}\)?[ .-]{0,2}\d{3}[ .-]\d{4}|\d{3}-\d{2}-\d{4}",
+    _rule(r"\d[ .-]\d{4}",
           r"(?<![\w.])\(?\d{3}\)?[ .-]{0,2}\d{3}[ .-]\d{4}\b", r"\b\d{3}-\d{2}-\d{4}\b"),
     _rule(
-        r"Jan|Feb|M[aä]r|Apr|Ma[yi]|Ju[nl]|Aug|Sep|O[ck]t|Nov|De[cz]|JAN|FEB|MAR|APR|MAY|JU[NL]|AUG|SEP|OCT|NOV|DEC"
-        r"|january|february|march|april|june|july|august|september|october|november|december",
-        rf"\b{_DAY}(?:[ -]| of ){_MONTH}(?:,?[ -]{_YEAR}|[ -]\d\d)?(?!\w)",
+        r"[JFMASOND](?:an|eb|[aä]r|pr|a[yi]|u[nlg]|ep|[ck]t|ov|e[cz]|AN|EB|AR|PR|AY|U[NLG]|EP|CT|OV|EC)"
+        r"|[ -](?:january|february|march|april|june|july|august|september|october|november|december)",
+        rf"\b{_DAY}(?:[\s-]| of ){_MONTH}(?:,?[\s-]{_YEAR}|[\s-]\d\d)?(?!\w)",
         rf"\b\d{{1,2}}\. ?{_MONTH} (?:19|20)\d\d\b",
-        rf"\b{_MONTH}[ -]{_DAY}(?: ?(?:-|–|to|and) ?{_DAY})?(?:,?[ -](?:19|20)\d\d|,? '\d\d)?(?!\w)",
-        rf"\b{_MONTH},?[ -](?:of )?{_YEAR}\b",
+        rf"\b{_MONTH}[\s-]{_DAY}(?: ?(?:-|–|to|and) ?{_DAY})?(?:,?[\s-](?:19|20)\d\d|,? '\d\d)?(?!\w)",
+        rf"\b{_MONTH},?[\s-](?:of )?{_YEAR}\b",
         rf"\b\d{{1,2}}{_MONTH}\d{{2,4}}\b",
     ),
     _rule(
@@ -142,12 +157,8 @@ _NUMBERS = (
         r"\d[-/]\d",
         r"\b(?:0[1-9]|1[0-2])-(?:19|20)\d\d\b|\b(?:0?[1-9]|1[0-2])/(?:19|20)\d\d\b",
         rf"\b0[1-9]/[0-3]\d\b(?![/\d]){_UNIT}",
-        r"(?:(?<=\b[Oo]n )|(?<=\b[Dd]ated )|(?<=\b[Ss]ince )|(?<=\b[Pp]erformed )|(?<=\bexam of )|(?<=\bstudy of )"
-        r"|(?<=\bexam from )|(?<=\bstudy from )|(?<=\bfilm from )|(?<=\b[Ff]ilm of )|(?<=\bradiograph from )"
-        r"|(?<=\bradiograph of )|(?<=\bradiographs from )|(?<=\bradiographs of )|(?<=\bCT from )|(?<=\bCT of )"
-        r"|(?<=\bMRI from )|(?<=\bcompared to )|(?<=\bcompared with ))"
-        rf"(?:0?[1-9]|1[0-2])[-/][0-3]?\d\b(?![/\d]){_UNIT}",
     ),
+    _rule(r"\d[-/]\d", rf"(?<![\w.,/-])(?:0?[1-9]|1[0-2])[-/][0-3]?\d(?![\w/-]|\.\d){_UNIT}", check=_is_day),
     _rule(r"\d{3}-\d{4}", r"(?<![\w.-])(?P<first>[2-9]\d\d)-(?P<last>\d{4})(?![\w-])" + _UNIT, check=_is_phone),
     _rule(
         r"\d:[0-5]\d",
@@ -156,14 +167,17 @@ _NUMBERS = (
         check=_is_time,
     ),
     _rule(r"\d ?[AaPp]\.?[Mm]", r"\b[01]?\d ?[AaPp](?:\.[Mm]\.|[Mm]\b)"),
-    _rule(r"\d{4} h|at \d{4}", r"\b[0-2]\d[0-5]\d (?:hours|hrs|h)\b",
+    _rule(r"\d\d (?:h|hours|hrs)\b|t [012]\d{3}\b", r"\b[0-2]\d[0-5]\d (?:hours|hrs|h)\b",
           rf"(?<=\b[Aa]t )(?:0\d|1\d|2[0-3])[0-5]\d\b(?![.,]\d|[-/]){_UNIT}"),
     _rule(r"\+\d", r"\+\d{1,3}[ .-]?\(?\d[\d ().-]{5,20}\d"),
-    _rule(r"[EePpTtBbFf](?:xt|ager|hone|el|eeper|ax)|(?:EXT|PAGER|PHONE|TEL|FAX)",
+    _rule(("xt. ", "xt ", "xtension", "ager", "eeper", "hone", "el: ", "el. ", "ax: ", "ax ", "EXT", "PAGER", "PHONE",
+           "TEL", "FAX"),
           r"\b(?:[Ee]xt|[Ee]xtension|[Pp]ager|[Bb]eeper|[Pp]hone|[Tt]el|[Ff]ax|EXT|PAGER|PHONE|TEL|FAX)\.?"
           r" ?(?:number )?[:#]? ?\d[\d-]{2,20}\b"),
-    _rule(r"MRN|mrn|[Rr]ecord|RECORD|[Aa]cc|ACC|[Pp]atient [INin]|PATIENT|[Cc]hart|[Cc]ase|SSN|DOB|[Ss]tudy|[Hh]osp"
-          r"|ID[:#]",
+    _rule(("MRN", "mrn", "ecord", "RECORD", "ccession", "CCESSION", "cc#", "cc:", "cc.", "cc #", "CC", "atient ID",
+           "atient id", "atient Id", "atient no", "atient No", "atient nu", "atient Nu", "PATIENT", "hart n", "hart N",
+           "hart #", "ase No.", "ase nu", "ase Nu", "ase #", "SSN", "DOB", "tudy ID", "tudy nu", "tudy Nu", "ospital n",
+           "ospital N", "ID:", "ID#"),
           rf"\b{_IDENTIFIER}(?:[ .]{{0,2}}(?:[Nn]o|[Nn]umber|NO|NUMBER)\b)?[ .]{{0,2}}[:#]{{0,2}} ?#?"
           r"(?=[\w/-]{0,20}\d)[\w/-]{2,40}"),
     _rule(r"[A-Z]-?\d\d-\d{3}", r"\b[A-Z]{1,4}-?\d{2}-\d{3,12}\b"),
@@ -251,7 +265,7 @@ def deidentify(text: str, names: Iterable[str] = (), pairs: Iterable[tuple[str, 
     if "http" in text or "www." in text:
         text = _URL.sub(DEID, text)
     for guard, pattern, check in (*_NUMBERS, *_WORDS) if _DIGIT.search(text) else _WORDS:
-        if guard.search(text):
+        if guard(text):
             text = pattern.sub(_mark if check is None else _marker(check), text)
     return merge_marks(text)
 
@@ -277,8 +291,8 @@ def _without_name(text: str, name: str) -> str:
             beside = rf"(?<={re.escape(DEID)} )(?<!\w){word}(?!\w)|(?<!\w){word}(?=,? {re.escape(DEID)})"
             text = re.sub(beside, DEID, text, flags=re.IGNORECASE)
     if len(found) > 1:
-        whole = r"[ ,]+".join(map(re.escape, found))
-        text = re.sub(rf"(?<!\w){whole}(?!\w)", DEID, text, flags=re.IGNORECASE)
+        part = "(?:" + "|".join(re.escape(form) for part in found for form in (part.capitalize(), part.upper())) + ")"
+        text = re.sub(rf"(?<!\w){part}(?:[ ,]+{part})+(?!\w)", DEID, text)
     return text
 
 
