@@ -131,11 +131,12 @@ def _kind(match: re.Match[str]) -> str:
 
 
 def _stands_out(match: re.Match[str]) -> bool:
-    """Whether a header without a colon is one: in capitals or below an empty line; else a wrapped sentence ends so."""
-    if match["end"].startswith((":", "-")) or match[0].isupper():
+    """Whether a header without a colon is one: capitalised or below an empty line; else a wrapped sentence ends so."""
+    if match["end"].startswith((":", "-")):
         return True
     before = match.string[max(match.start() - 200, 0) : match.start()].split("\n")
-    return "." not in match[0] and (len(before) < 2 or not before[-2].strip())
+    below_empty = len(before) < 2 or not before[-2].strip()
+    return "." not in match[0] and (below_empty or match[0].strip(" \t*#_")[0].isupper())
 
 
 def _parts(text: str, marks: list[Mark]) -> tuple[str, str]:
