@@ -33,7 +33,7 @@ _CHUNKS = 8
 
 def rows(setting: Setting) -> Iterator[Row | Remark]:
     """The rows of X-ray: small JPEGs, large DICOM files of 12 bits, large PNGs of 16 bits."""
-    side, count = (300, 8) if setting.quick else (2000, 120)
+    side, count = (300, 8) if setting.quick else (2000, 80)
     real = setting.real("xray/kermany224")
     if real is not None:
         pictures = sorted(path for path in real.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -41,7 +41,9 @@ def rows(setting: Setting) -> Iterator[Row | Remark]:
     else:
         pictures = _make(setting.made("jpegs"), "jpg", 40 if setting.quick else 3000, 224)
         yield Remark(f"X-ray inputs: {len(pictures)} made JPEGs of 224 px")
-    yield Remark(f"X-ray inputs: {count} made DICOM (12 bits, uncompressed) and PNG (16 bits) files of {side} px")
+    yield Remark(
+        f"X-ray inputs: {count} made DICOM files (12 bits, uncompressed) and {count // 2} PNGs (16 bits) of {side} px"
+    )
     for title, files in (
         ("JPEG 224 px", pictures),
         (f"DICOM {side} px", _make(setting.made("dicom"), "dcm", count, side)),

@@ -17,7 +17,7 @@ _FILES = 8
 
 def rows(setting: Setting) -> Iterator[Row | Remark]:
     """The rows of reports."""
-    count = 1600 if setting.quick else 80_000
+    count = 1600 if setting.quick else 40_000
     made = _make(setting.made("reports"), count)
     yield Remark(f"report inputs: {count} made reports of some 60 words in {_FILES} CSV files")
     yield from _rates(setting, "made", made)
