@@ -179,11 +179,8 @@ class TarShards:
                 name, member = f"{key}.{extension}", members.get((key, extension))
                 if member is None or member.offset != end + _BLOCK:
                     return [*problems, f"member {name} does not stand where its sidecar says"]
-                header = tarfile.TarInfo.frombuf(self._files.read(shard.file, end, _BLOCK), "utf-8", "strict")
-                if (header.name, header.size) != (name, member.size):
-                    problems.append(
-                        f"member {name} ({member.size} bytes) is {header.name[:99]!r} ({header.size} bytes)"
-                    )
+                if self._files.read(shard.file, end, _BLOCK) != _header(name, member.size):
+                    problems.append(f"member {name} does not have the header of its name and {member.size} bytes")
                 end = member.offset + member.size + -member.size % _BLOCK
                 entries.append(f"{extension} {member.offset} {member.size} {name}")
             index.append(" ".join(entries))

@@ -20,6 +20,10 @@ _NAMED = 5
 """Damaged samples that a message names."""
 
 
+_ERRORS = (MedcossError, ValueError, KeyError, TypeError)
+"""What a set whose hashes fit but whose content does not may raise when it is read."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is wrong with a file of the set; `file` is its path below the set's folder."""
@@ -72,7 +76,7 @@ def verify(directory: Path | str, advance: Callable[[int], None] | None = None) 
             problems += _split_problems(shard_set, name, damaged)
         problems += _overlaps(shard_set, damaged)
         problems += _account_problems(directory, manifest)
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def unlisted(directory: Path | str) -> list[str]:
@@ -129,8 +133,9 @@ def _with_samples(shard_set: ShardSet, problems: list[Problem]) -> list[Problem]
 
 def _split_problems(shard_set: ShardSet, name: str, damaged: set[str]) -> Iterator[Problem]:
     """What is wrong inside shards whose bytes are as listed: made wrongly, or with the manifest changed to suit."""
-    entry, split = shard_set.manifest.splits[name], shard_set.split(name)
+    entry = shard_set.manifest.splits[name]
     try:
+        split = shard_set.split(name)
         keys = split.keys
         for number, shard in enumerate(entry.shards):
             if shard.file not in damaged:
@@ -140,7 +145,7 @@ def _split_problems(shard_set: ShardSet, name: str, damaged: set[str]) -> Iterat
         for before, key in zip(["", *keys], keys, strict=False):
             if check_key(key) <= before:
                 yield Problem(MANIFEST, f"split {name}: sample {key} comes after {before}: make the set again")
-    except MedcossError as error:
+    except _ERRORS as error:
         yield Problem(MANIFEST, f"split {name}: {error}")
 
 
@@ -150,9 +155,9 @@ def _overlaps(shard_set: ShardSet, damaged: set[str]) -> Iterator[Problem]:
     for name, entry in shard_set.manifest.splits.items():
         if any(shard.file in damaged for shard in entry.shards):
             continue
-        split = shard_set.split(name)
         subjects: set[str] = set()
         try:
+            split = shard_set.split(name)
             for index, key in enumerate(split.keys):
                 record = split.record(index)
                 subjects.add(record["subject"])
@@ -163,7 +168,7 @@ def _overlaps(shard_set: ShardSet, damaged: set[str]) -> Iterator[Problem]:
                     if home != name:
                         homes[what][value] = name  # said once for each pair of splits, not for each sample
                         yield Problem(MANIFEST, f"{what} {value} stands in split {home} and in split {name}")
-        except (MedcossError, KeyError, TypeError, ValueError) as error:
+        except _ERRORS as error:
             yield Problem(MANIFEST, f"split {name}: {error}")
             continue
         if len(subjects) != entry.subjects:
