@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydicom.pixels import iter_pixels
+from pydicom.uid import RLELossless
 
 from preprocess.conversion import Refusal
+from preprocess.readers.codestream import quickly_decoded
 from preprocess.readers.dicom import decode_pixels, is_lossy, open_dicom, subject_ids
 
 
@@ -93,3 +96,23 @@ def test_subject_ids(tools, patient, issuer, expected):
         subject_ids(tools.make_slice(np.ones((4, 4), np.int16), PatientID=patient, IssuerOfPatientID=issuer))
         == expected
     )
+
+
+def test_quick_decoders_equal_pydicom_s(real_data):
+    paths = [*sorted((real_data / "ct/covid_ct_md/dicom/P001").glob("*.dcm"))[:3]]
+    paths += [real_data / f"mri/dicom_syntaxes/dcm_qa_ts/{number}.dcm" for number in (5, 6, 7, 8)]
+    for path in paths:
+        dataset = open_dicom(path)
+        quick = quickly_decoded(dataset, dataset.file_meta.TransferSyntaxUID)
+        assert quick is not None
+        assert np.array_equal(next(quick), next(iter_pixels(dataset, raw=True)))
+
+
+def test_multi_frame_objects_are_decoded_frame_by_frame(tools):
+    stored = np.arange(5 * 16 * 12, dtype=np.uint16).reshape(5, 16, 12)
+    dataset = tools.make_slice(stored, NumberOfFrames=5)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    assert np.array_equal(decode_pixels(dataset), stored)
+    dataset.NumberOfFrames = 6
+    with pytest.raises(Refusal):
+        decode_pixels(dataset)

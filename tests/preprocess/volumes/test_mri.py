@@ -115,6 +115,7 @@ def test_normalising_by_volume_gives_a_tissue_one_value(tools, tmp_path):
     ("reason", "values"),
     [
         ("constant", np.full((20, 32, 32), 7, np.int16)),
+        ("constant", np.full((20, 37, 32), 1234567.8, np.float32)),
         ("not_finite", np.where(head() > 515, np.inf, head())),
         ("too_few_slices", head(7)),
         ("four_dimensional", np.stack([head(), head()])),

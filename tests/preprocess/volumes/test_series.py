@@ -210,3 +210,50 @@ def test_unknown_codec_is_said_so(tools, tmp_path):
     dataset.PixelSpacing = [1, 1]
     dataset.save_as(tmp_path / "m.dcm", enforce_file_format=True)
     assert reasons(read(tools.inputs(tmp_path))) == {"m.dcm": "unsupported_syntax"}
+
+
+def test_two_patients_under_one_series_uid_are_two_volumes(tools, tmp_path):
+    for number in range(2):
+        names = f"{{:02d}}_{number}".format
+        tools.write_series(tmp_path, stored() + number, tools.axial(), names=names, PatientID=f"Q-{number}")
+    conversions, outcomes, _ = tools.run("ct", tools.inputs(tmp_path), "--window", "8,16,16")
+    assert {outcome.reason for outcome in outcomes.values()} == {""} and len(outcomes) == 20
+    assert [{piece.subject_ids[0] for piece in found.pieces} for found in conversions] == [{"Q-0"}, {"Q-1"}]
+
+
+def test_series_mixed_in_one_folder_and_spread_over_nested_ones(tools, tmp_path):
+    deep = tmp_path / "a" / "b c" / "d"
+    names = [f"{{:02d}}_{number}".format for number in range(3)]
+    for number in range(2):
+        tools.write_series(
+            tmp_path, stored() + number, tools.axial(), names=names[number], SeriesInstanceUID=f"1.2.{number}"
+        )
+    tools.write_series(deep, stored(8, 20, 20), tools.axial(), names=names[2], SeriesInstanceUID="1.2.2")
+    (tmp_path / "03_1").rename(deep / "x")
+    conversions, outcomes, _ = tools.run("ct", tools.inputs(tmp_path), "--window", "8,16,16")
+    assert {outcome.reason for outcome in outcomes.values()} == {""} and len(outcomes) == 28
+    shapes = {tuple(found.pieces[0].geometry["native_shape"]) for found in conversions}
+    assert len(conversions) == 3 and shapes == {(10, 12, 14), (8, 20, 20)}
+
+
+def test_a_volume_refused_later_does_not_hide_that_its_file_gave_another(tools, tmp_path):
+    dataset = enhanced(tools, 20)
+    for number, item in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        item.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 3 * (number % 10)]
+        echo = Dataset()
+        echo.EffectiveEchoTime = 5 + number // 10
+        item.MREchoSequence = Sequence([echo])
+    values = stored(20)
+    values[10:] = 7
+    dataset.PixelData = values.tobytes()
+    dataset.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    conversions, outcomes, _ = tools.run("mri", tools.inputs(tmp_path), "--window", "8,16,16")
+    assert conversions[0].pieces and outcomes["e.dcm"].status == "written"
+
+
+def test_a_long_series_gives_signs_of_life(tools, tmp_path, monkeypatch):
+    beats = []
+    monkeypatch.setattr("preprocess.heartbeat._LISTENERS", [lambda: beats.append(1)])
+    tools.run("ct", tools.write_series(tmp_path, stored(24), tools.axial()), "--window", "8,16,16")
+    windows = 3
+    assert len(beats) >= 24 + 24 + windows
