@@ -6,6 +6,7 @@ found beside it as inputs are accepted, by their plain names.
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 from collections.abc import Collection
@@ -20,6 +21,7 @@ from preprocess.readers.volume import Array, itk
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
 _HEADER_BYTES = 1 << 20
+_MAX_GRID = 1e9
 _META_KEY = b"ElementDataFile"
 _META_LINE = re.compile(rb"(?:^|[\r\n])ElementDataFile *= *([^\r\n]*?) *(?=[\r\n]|$)")
 # The library keeps ten dimensions and does not count.
@@ -93,8 +95,12 @@ def read_itk(path: Path, max_voxels: int, beside: Collection[str]) -> tuple[Arra
         if reader.GetNumberOfComponents() > 1 or "complex" in itk.GetPixelIDValueAsString(reader.GetPixelIDValue()):
             raise failed("four_dimensional", f"{reader.GetNumberOfComponents()} channels")
         shape = three_dimensional(tuple(int(n) for n in reader.GetSize()))
-        if int(np.prod(shape, dtype=np.int64)) > max_voxels:
+        if math.prod(shape) > max_voxels:
             raise failed("too_large", f"{'x'.join(map(str, shape))} voxels")
+        grid = np.array([*reader.GetDirection(), *reader.GetSpacing(), *reader.GetOrigin()])
+        # The library's decomposition of a matrix that overflows never ends.
+        if not (np.abs(grid) < _MAX_GRID).all():
+            raise failed("no_geometry", "directions, spacing or origin beyond measure")
         image = reader.Execute()
     except RuntimeError as error:
         # ITK's message quotes the path, which may name a patient.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Collection
 from pathlib import Path
@@ -70,7 +71,7 @@ def _read_nifti(stream: BinaryIO, max_voxels: int) -> tuple[Array, Array]:
         affine[:3] *= _MILLIMETRES[header.get_xyzt_units()[0]]
     except (HeaderDataError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise failed("unreadable", f"the NIfTI header is damaged ({type(error).__name__})") from error
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if count > max_voxels:
         raise failed("too_large", f"{'x'.join(map(str, shape))} voxels")
     if dtype.kind not in "iuf":
@@ -89,6 +90,8 @@ def _header(stream: BinaryIO) -> Any:
     start = stream.read(Nifti2Header.sizeof_hdr)
     second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
     kind: Any = Nifti2Header if second else Nifti1Header
+    if len(start) < kind.sizeof_hdr:
+        raise failed("unreadable", "the file ends inside its NIfTI header")
     try:
         header = kind(start[: kind.sizeof_hdr], check=False)
     except (HeaderDataError, ValueError) as error:

@@ -147,6 +147,8 @@ class TiffImage:
         """Refused: `unreadable`, `unsupported_format`."""
         self._pyramid = TiffPyramid(path)
         first = self._pyramid.pages[0]
+        if not all(page.width and page.height for page in self._pyramid.pages):
+            raise failed("unreadable", "a level without pixels")
         self.levels: tuple[Level, ...] = tuple(
             Level(index, page.width, page.height, math.sqrt(first.width * first.height / (page.width * page.height)))
             for index, page in enumerate(self._pyramid.pages)
