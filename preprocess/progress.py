@@ -67,11 +67,12 @@ class Progress:
         also = "".join(f", {self.counts[name]} {name}" for name in self._also)
         text = f"{self._label}: {self.done}/{self._total} {self._what}{also}, {rate:.3g}/s, {left} left"
         if self._terminal:
-            filled = 20 * self.done // max(self._total, 1)
-            bar = f"[{'█' * filled}{' ' * (20 - filled)}] "
+            # A line that wraps could not be drawn over: the bar takes what is left.
             width = self._columns() - 1
-            # A line that wraps could not be drawn over.
-            self._print("\r\x1b[K" + (bar + text if len(bar + text) <= width else text[:width]))
+            size = min(20, width - len(text) - 3)
+            filled = size * self.done // max(self._total, 1)
+            bar = f"[{'█' * filled}{' ' * (size - filled)}] " if size >= 4 else ""
+            self._print("\r\x1b[K" + (bar + text)[:width])
         else:
             self._print(text + "\n")
 

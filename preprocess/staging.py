@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -112,7 +112,7 @@ class UnitWriter:
     ) -> StagedUnit:
         """Write the file. Raises `OSError` (disk full) with nothing left under the unit's name."""
         self._unit.outcomes, self._unit.figures, self._unit.counts = outcomes, figures, counts
-        header = json.dumps(asdict(self._unit), separators=(",", ":")).encode()
+        header = json.dumps(self._unit, default=_fields, separators=(",", ":")).encode()
         temporary = self._path.with_name(self._path.name + TEMPORARY_SUFFIX)
         try:
             with temporary.open("wb") as file:
@@ -123,6 +123,11 @@ class UnitWriter:
             temporary.unlink(missing_ok=True)
             raise
         return self._unit
+
+
+def _fields(value: StagedUnit | StagedSample | StagedAttachment | Outcome) -> dict[str, Any]:
+    """As `dataclasses.asdict`, which copies all that it holds and takes a fifth of a short report's time."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def read_unit(path: Path) -> StagedUnit | None:
