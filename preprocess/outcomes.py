@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from medcoss.atomic import atomic_file
 from medcoss.contracts import MedcossError
-from medcoss.shards.accounts import INPUTS, write_private_table
+from medcoss.shards.accounts import INPUTS, write_private_table, write_table
 from medcoss.shards.accounts import OUTCOMES as OUTCOMES
 from medcoss.shards.accounts import private_directory as private_directory
 from preprocess.assemble import FileFate
@@ -22,7 +21,6 @@ from preprocess.reasons import REASONS
 def write_outcomes(path: Path, fates: Iterable[FileFate]) -> None:
     """Write the rows in the order of their input ids. Raises `MedcossError` for a reason that is not in the list."""
     import pyarrow as pa  # seconds to import on a cold disk: not for --help
-    import pyarrow.parquet as pq
 
     rows = sorted(fates, key=lambda fate: fate.input_id)
     for fate in rows:
@@ -39,8 +37,7 @@ def write_outcomes(path: Path, fates: Iterable[FileFate]) -> None:
             "message": pa.array([fate.outcome.message for fate in rows], pa.string()),
         }
     )
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    write_table(path, table)
 
 
 def read_outcome_reasons(path: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 from medcoss.atomic import atomic_file
 
 OUTCOMES = "outcomes.parquet"
+COLUMNS = ("input_id", "unit_id", "key_prefix", "n_samples", "status", "reason", "message")
 PRIVATE_SUFFIX = ".private"
 INPUTS = "inputs.csv"
 DEEDS = "erasures.csv"
@@ -80,11 +81,11 @@ def withdraw(path: Path, keys: Iterable[str]) -> Withdrawal:
 
 
 def write_table(path: Path, table: Any) -> None:
-    """Write a table of outcomes, whole or not at all."""
+    """Write a table of outcomes, with a checksum in each page, whole or not at all."""
     import pyarrow.parquet as pq
 
     with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def inputs_named(directory: Path, names: Collection[str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcoss.contracts import MedcossError, UsageError, check_key
-from medcoss.shards.accounts import OUTCOMES, PRIVATE_SUFFIX
+from medcoss.shards.accounts import COLUMNS, OUTCOMES, PRIVATE_SUFFIX
 from medcoss.shards.files import sha256_file
 from medcoss.shards.manifest import ERASING, MANIFEST, Manifest
 from medcoss.shards.reader import ShardSet
@@ -188,7 +188,10 @@ def _account_problems(directory: Path, manifest: Manifest) -> Iterator[Problem]:
     import pyarrow.parquet as pq
 
     try:
-        statuses = pq.read_table(directory / OUTCOMES)["status"].to_pylist()
+        table = pq.read_table(directory / OUTCOMES, page_checksum_verification=True)
+        if tuple(table.column_names) != COLUMNS:
+            raise ValueError(f"its columns are {table.column_names}")
+        statuses = table["status"].to_pylist()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         yield Problem(OUTCOMES, f"unreadable ({' '.join(str(error).split())[:80]}): restore it")
         return

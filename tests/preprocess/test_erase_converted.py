@@ -113,6 +113,23 @@ def test_a_conversion_forgets_the_patient_and_never_takes_him_in_again(
     assert extended.splits == without.splits, "the set is the one that would be had he never been there"
 
 
+def test_damage_to_the_accounts_is_found(tmp_path: Path, toy_job: MakeJob) -> None:
+    _toys(tmp_path / "in", range(12))
+    out = toy_job().out
+    run(toy_job())
+    path = out / "outcomes.parquet"
+    content, rows, found = path.read_bytes(), _rows(out), 0
+    for place in range(0, len(content), 31):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        if [problem.file for problem in verify(out)] == ["outcomes.parquet"]:
+            found += 1
+        else:  # the file's page headers and statistics are not covered: no row may have changed
+            assert _rows(out) == rows, place
+    assert found > 0.4 * len(content) / 31
+    path.write_bytes(content)
+    assert verify(out) == []
+
+
 def test_aliases_tokens_and_misspelt_names(
     tmp_path: Path, toy_job: MakeJob, salt: Salt, salt_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
