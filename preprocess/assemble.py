@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medcoss.contracts import SPLITS, UsageError, check_key
+from medcoss.shards import content_mark
 from preprocess.conversion import Outcome, Status
 from preprocess.split import Salt, assign
 from preprocess.staging import StagedAttachment, StagedSample, StagedUnit
@@ -66,8 +67,8 @@ def assemble(
 ) -> Assembly:  # fmt: skip
     """Decide about every staged sample and every file; the result does not depend on the order of `units`.
 
-    `outcomes` are those of files in no unit, by input id; samples of the subjects `erased` are left out.
-    Raises `UsageError` if a subject is given two splits.
+    `outcomes` are those of files in no unit, by input id; samples whose subject or content mark is in `erased`
+    are left out. Raises `UsageError` if a subject is given two splits.
     """
     units = sorted((_without(unit, erased) for unit in units), key=lambda unit: unit.unit_id)
     place = _subject_splits(units, fractions, salt)
@@ -117,10 +118,13 @@ def assemble(
 
 def _without(unit: StagedUnit, erased: Collection[str]) -> StagedUnit:
     """The unit as if the erased subjects' samples had never been in it, but for its files' outcomes."""
-    gone = Counter(sample.input_id for sample in unit.samples if sample.subject in erased)
+    if not erased:
+        return unit
+    taken = {sample.key for sample in unit.samples if sample.subject in erased or content_mark(sample.key) in erased}
+    gone = Counter(sample.input_id for sample in unit.samples if sample.key in taken)
     if not gone:
         return unit
-    samples = [sample for sample in unit.samples if sample.subject not in erased]
+    samples = [sample for sample in unit.samples if sample.key not in taken]
     left = {sample.input_id for sample in samples}
     outcomes = {
         name: Outcome(Status.SKIPPED, "erased")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from medcoss.contracts import MedcossError
-from medcoss.shards.accounts import INPUTS, write_private_table, write_table
+from medcoss.shards.accounts import INPUTS, emptied, write_private_table, write_table
 from medcoss.shards.accounts import OUTCOMES as OUTCOMES
 from medcoss.shards.accounts import private_directory as private_directory
 from preprocess.assemble import FileFate
@@ -63,9 +63,13 @@ def count_reasons(fates: Iterable[FileFate]) -> list[tuple[str, str, int]]:
 
 
 def write_private(directory: Path, files: Mapping[str, InputFile], erased: Collection[str] = ()) -> None:
-    """Write `inputs.csv` (input_id, path, bytes), readable by its owner alone; without the paths of `erased` inputs."""
+    """Write `inputs.csv` (input_id, path, bytes), readable by its owner alone.
+
+    Without the paths of `erased` inputs, and of those whose paths were emptied before.
+    """
+    hidden = {*erased, *emptied(directory)}
     rows = (
-        {"input_id": name, "path": "" if name in erased else os.fspath(files[name].path),
+        {"input_id": name, "path": "" if name in hidden else os.fspath(files[name].path),
          "bytes": file_bytes(files[name])}
         for name in sorted(files)
     )  # fmt: skip

@@ -65,7 +65,7 @@ def _finish(
     files: Mapping[str, InputFile], defects: list[str],
 ) -> Result:  # fmt: skip
     private, staging = private_directory(job.out), job.out / STAGING
-    erased = {erasure.subject for erasure in read_erasures(job.out)}
+    erased = {mark for erasure in read_erasures(job.out) for mark in (erasure.subject, *erasure.contents)}
     by_id = {input_id(job.salt, relative): outcome for relative, outcome in outcomes.items()}
     assembly = assemble(staged, by_id, job.settings["split"], job.salt, erased)
     missing = [name for name in files if name not in assembly.fates]

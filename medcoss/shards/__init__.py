@@ -1,6 +1,6 @@
 """Shard sets: samples in tars or Zarr arrays, under one manifest that is the contract with the trainer."""
 
-from medcoss.shards.erasures import ERASURES, Erasure, erasures_json, read_erasures
+from medcoss.shards.erasures import ERASURES, Erasure, content_mark, erasures_json, read_erasures
 from medcoss.shards.manifest import (
     MANIFEST,
     Manifest,
@@ -27,6 +27,7 @@ __all__ = [
     "Split",
     "SplitEntry",
     "canonical_json",
+    "content_mark",
     "erasures_json",
     "hash_settings",
     "read_erasures",

@@ -105,6 +105,11 @@ def forget_paths(directory: Path, inputs: Collection[str]) -> None:
         write_private_table(directory / INPUTS, tuple(rows[0]), rows)
 
 
+def emptied(directory: Path) -> frozenset[str]:
+    """Ids of the inputs in `directory`/inputs.csv whose paths were emptied."""
+    return frozenset(row["input_id"] for row in _rows(directory / INPUTS) if not row["path"])
+
+
 def record_deeds(directory: Path, deeds: Iterable[Mapping[str, Any]]) -> None:
     """Add rows to `directory`/erasures.csv: who, by token, went when, out of which state of the set. Once each."""
     rows: list[Mapping[str, Any]] = list(_rows(directory / DEEDS))

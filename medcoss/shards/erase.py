@@ -12,10 +12,9 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from medcoss.shards.accounts import (
     withdraw,
     write_table,
 )
-from medcoss.shards.erasures import ERASURES, Erasure, erasures_json, hash_shards, read_erasures
+from medcoss.shards.erasures import ERASURES, Erasure, content_mark, erasures_json, hash_shards, read_erasures
 from medcoss.shards.files import sha256_file
 from medcoss.shards.manifest import ERASING, MANIFEST, Manifest, canonical_json, read_manifest
 from medcoss.shards.reader import ShardSet, Split
@@ -47,11 +46,15 @@ _NEW = "set"
 
 @dataclass(frozen=True)
 class Holdings:
-    """Samples of some subjects: positions by split, their keys, and their number by subject."""
+    """Samples of some subjects: positions by split, and their keys by subject."""
 
-    positions: dict[str, list[int]] = field(default_factory=dict)
-    keys: tuple[str, ...] = ()
-    samples: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, list[int]]
+    by_subject: dict[str, list[str]]
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of all the samples."""
+        return [key for keys in self.by_subject.values() for key in keys]
 
 
 def find(shard_set: ShardSet, subjects: Collection[str], advance: Callable[[], None] = lambda: None) -> Holdings:
@@ -60,18 +63,16 @@ def find(shard_set: ShardSet, subjects: Collection[str], advance: Callable[[], N
     Raises `MedcossError` for damaged records: who is in them cannot be known.
     """
     positions: dict[str, list[int]] = {}
-    keys: list[str] = []
-    samples: Counter[str] = Counter()
+    keys: dict[str, list[str]] = {}
     for name in shard_set.manifest.splits:
         split = shard_set.split(name)
         for index in range(len(split)):
             record = split.record(index)
             if record["subject"] in subjects:
                 positions.setdefault(name, []).append(index)
-                keys.append(record["key"])
-                samples[record["subject"]] += 1
+                keys.setdefault(record["subject"], []).append(record["key"])
             advance()
-    return Holdings(positions, tuple(keys), dict(samples))
+    return Holdings(positions, keys)
 
 
 @contextmanager
@@ -183,10 +184,11 @@ def _make(
     if counted:
         counts |= {"written": counts["written"] - counted, "skipped": counts["skipped"] + counted}
     before = hash_shards(old.splits)
-    entries = [
-        Erasure(subject, holdings.samples.get(subject, 0), withdrawn, old.fingerprint, before, before)
-        for subject in subjects
-    ]
+    entries = []
+    for subject in subjects:
+        keys = holdings.by_subject.get(subject, [])
+        marks = tuple(sorted({content_mark(key) for key in keys}))
+        entries.append(Erasure(subject, len(keys), withdrawn, old.fingerprint, before, before, marks))
     entries[-1] = replace(entries[-1], shards_after=hash_shards(splits))
     content = erasures_json([*read_erasures(directory), *entries])
     (made / ERASURES).write_bytes(content)

@@ -22,7 +22,8 @@ class Erasure:
     """One withdrawn subject: its token, how many samples and input files went, the set's fingerprint before.
 
     `shards_before` and `shards_after` are hashes of the manifest's splits: whether the set changed in any other way
-    since can be told by them.
+    since can be told by them. `contents` are marks of what was erased (`content_mark`): the same scan under another
+    name, or under none, must not come back in its place.
     """
 
     subject: str
@@ -31,6 +32,12 @@ class Erasure:
     fingerprint_before: str
     shards_before: str = ""
     shards_after: str = ""
+    contents: tuple[str, ...] = ()
+
+
+def content_mark(key: str) -> str:
+    """What `erasures.json` says of a sample's content: no key, yet enough to know the content again under the salt."""
+    return "content:" + hashlib.sha256(key.rpartition("-")[0].encode()).hexdigest()[:32]
 
 
 def read_erasures(directory: Path) -> list[Erasure]:
@@ -53,7 +60,7 @@ def read_erasures(directory: Path) -> list[Erasure]:
         data = json.loads(content)
         if data["schema_version"] != _SCHEMA_VERSION:
             raise UsageError(f"{path}: schema {data['schema_version']!r}: use the medcoss that wrote it")
-        return [Erasure(**entry) for entry in data["erasures"]]
+        return [Erasure(**{**entry, "contents": tuple(entry.get("contents", ()))}) for entry in data["erasures"]]
     except (ValueError, KeyError, TypeError) as error:
         raise MedcossError(f"{path}: unreadable ({type(error).__name__}): restore the file") from error
 

@@ -102,6 +102,8 @@ def test_a_conversion_forgets_the_patient_and_never_takes_him_in_again(
     extended = ShardSet.open(job.out).manifest
     subjects = {s.subject for name in extended.splits for s in ShardSet.open(job.out).split(name)}
     assert token not in subjects and len(subjects) == 5
+    hidden = {row["input_id"] for row in _private(job.out, "inputs.csv") if not row["path"]}
+    assert his < hidden and len(hidden) == len(his) + 2, "the paths stay out, those of his new files too"
     assert [erasure.subject for erasure in read_erasures(job.out)] == [token]
     assert sum(row["reason"] == "erased" for row in _rows(job.out)) == 4 and verify(job.out) == []
 
@@ -111,6 +113,21 @@ def test_a_conversion_forgets_the_patient_and_never_takes_him_in_again(
     run(other)
     without = ShardSet.open(other.out).manifest
     assert extended.splits == without.splits, "the set is the one that would be had he never been there"
+
+
+def test_a_copy_under_another_name_does_not_come_in_his_place(
+    tmp_path: Path, toy_job: MakeJob, salt_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _toys(tmp_path / "in", range(6))
+    run(toy_job())
+    _erase(capsys, "--subject", NAME, "--salt-file", salt_file, toy_job().out)
+    (tmp_path / "in" / f"scan of {NAME}, 3.toy").unlink()
+    told = {"value": 30, "subjects": ["patient 4"]}
+    (tmp_path / "in" / "export.toy").write_text(json.dumps(told))
+    (tmp_path / "in" / "other.toy").write_text(json.dumps(told | {"value": 31}))
+    run(toy_job(extend=True))
+    rows = _rows(toy_job().out)
+    assert sorted((row["status"], row["reason"]) for row in rows) == [("skipped", "erased"), *[("written", "")] * 6]
 
 
 def test_damage_to_the_accounts_is_found(tmp_path: Path, toy_job: MakeJob) -> None:
