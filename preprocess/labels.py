@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medcoss.contracts import UsageError
-from preprocess.conversion import InputFile
+from preprocess.conversion import InputFile, Refusal
+from preprocess.readers.rows import DEFECTS, READ, Tally, fold
+from preprocess.readers.tables import column_names, read_rows, table_form
 from preprocess.split import split_name
 
 SPLIT_COLUMN = "split"
 _DOUBLE_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """What the tables say of one input: labels in the order asked for, raw subject id, split."""
 
@@ -31,12 +32,18 @@ class Table:
 
     folder: Path
     entries: dict[str, Entry]
+    _latest: dict[str, Entry | None] = field(default_factory=dict, compare=False, repr=False)
+    """What was found for the file asked about last: a table's rows ask a million times."""
 
     def find(self, file: InputFile, row: str | None) -> Entry | None:
         """The entry for a table row's id if one is given, else for the file: the most specific id wins."""
         if row is not None and row in self.entries:
             return self.entries[row]
-        return next((self.entries[name] for name in self._names(file) if name in self.entries), None)
+        if file.relative not in self._latest:
+            self._latest.clear()
+            found = (self.entries[name] for name in self._names(file) if name in self.entries)
+            self._latest[file.relative] = next(found, None)
+        return self._latest[file.relative]
 
     def _names(self, file: InputFile) -> Iterator[str]:
         relative = PurePosixPath(file.relative)
@@ -79,39 +86,46 @@ def bare_name(name: str) -> str:
 
 
 def read_table(path: Path, id_columns: Sequence[str], label_columns: Sequence[str], subject_column: str) -> Table:
-    """Read a CSV (or TSV) with a header; its id is the first of `id_columns` that it has.
+    """Read a table with named columns: CSV, TSV, JSON lines or Parquet; its id is the first of `id_columns` it has.
 
-    Rows that agree may repeat an id. Raises `UsageError` if no id column is there, or rows of one id disagree.
+    Names of columns are compared without case. Rows that agree may repeat an id; equal entries are held once.
+    Raises `UsageError` if no id column is there, a row cannot be read, or rows of one id disagree.
     """
+    # Tables of any other name have been CSV all along.
+    form = table_form(path.name) or "csv"
     entries: dict[str, Entry] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        try:
-            header = list(reader.fieldnames or ())
-            id_column = next((column for column in id_columns if column in header), None)
-            if id_column is None:
+    shared: dict[tuple[str | None, ...], Entry] = {}
+    tally: Tally = Tally()
+    try:
+        names = column_names(path, form, "utf-8")
+        id_column = next((column for column in id_columns if fold(column) in map(fold, names)), None)
+        if id_column is None:
+            raise UsageError(
+                f"the table {path} has none of the id columns {', '.join(id_columns)}: name one of its own "
+                f"({', '.join(names)[:120]}) with --id-column"
+            )
+        folded = [fold(column) for column in (*label_columns, subject_column, SPLIT_COLUMN)]
+        for number, row in enumerate(read_rows(path, form, "utf-8", {fold(id_column), *folded}, tally), 1):
+            name = row.get(fold(id_column), "").strip().replace("\\", "/").removeprefix("./")
+            values = tuple(row.get(column, "").strip() or None for column in folded)
+            if values not in shared:
+                labels = {column: value for column, value in zip(label_columns, values, strict=False) if value}
+                shared[values] = Entry(labels, values[-2], split_name(values[-1] or ""))
+            if name and entries.setdefault(name, shared[values]) != shared[values]:
                 raise UsageError(
-                    f"the table {path} has none of the id columns {', '.join(id_columns)}: name one of its own "
-                    f"({', '.join(header)[:120]}) with --id-column"
+                    f"the table {path}, row {number}: an id of column {id_column} comes twice with different values: "
+                    "one row an id, or another --id-column"
                 )
-            wanted = [column for column in label_columns if column in header]
-            for row in reader:
-                name = (row[id_column] or "").strip().replace("\\", "/").removeprefix("./")
-                entry = Entry(
-                    {column: value for column in wanted if (value := (row[column] or "").strip())},
-                    (row.get(subject_column) or "").strip() or None,
-                    split_name(row.get(SPLIT_COLUMN) or ""),
-                )
-                if name and entries.setdefault(name, entry) != entry:
-                    raise UsageError(
-                        f"the table {path}, line {reader.line_num}: an id of column {id_column} comes twice with "
-                        "different values: one row an id, or another --id-column"
-                    )
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"the table {path} is no UTF-8 CSV ({type(error).__name__}): convert it first") from error
+    except Refusal as refusal:
+        why = refusal.outcome.message or refusal.outcome.reason
+        raise UsageError(f"the table {path} cannot be read ({why}): export it again as UTF-8 CSV") from refusal
+    broken = ", ".join(f"{tally[name]} {name}" for name in DEFECTS if tally[name])
+    if broken:
+        raise UsageError(f"the table {path} has {broken} (of {tally[READ]}): mend them, a label must not be lost")
     return Table(path.resolve().parent, entries)
 
 
 def digest_table(path: Path) -> str:
     """What the settings keep of a table: 16 hex characters of its content's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

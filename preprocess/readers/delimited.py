@@ -16,6 +16,13 @@ _DELIMITERS = ",;\t|"
 _MAX_RECORD_LINES = 1000
 
 
+def csv_header(path: Path, encoding: str) -> list[str]:
+    """The names of the columns. Raises `Refusal`."""
+    csv.field_size_limit(MAX_LINE_CHARACTERS)
+    with open_text(path, encoding) as stream:
+        return _header(_Feed(lines(stream)), path)[0]
+
+
 def csv_rows(
     path: Path, encoding: str, wanted: Collection[str], tally: Tally, part: Sequence[int] | None
 ) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 from preprocess.conversion import failed, skipped
 from preprocess.heartbeat import beat
 from preprocess.readers import parts
-from preprocess.readers.delimited import csv_rows
+from preprocess.readers.delimited import csv_header, csv_rows
 from preprocess.readers.encoded import find_encoding, is_bad, lines, open_text, read_bytes
 from preprocess.readers.rows import BAD_ENCODING, MALFORMED, READ, TOO_LONG, Row, Tally, fold
 
@@ -45,6 +45,16 @@ def table_parts(path: Path, form: str, encoding: str) -> list[list[int]]:
     if form == "json":
         return []
     return parts.byte_parts(path, encoding, parts.next_row if form == "csv" else parts.next_line)
+
+
+def column_names(path: Path, form: str, encoding: str) -> list[str]:
+    """The columns of a table as it names them; of JSON, those of its first record. Raises `Refusal`."""
+    if form == "csv":
+        return csv_header(path, encoding)
+    if form == "parquet":
+        return list(_open_parquet(path).schema_arrow.names)
+    values = _json_lines(path, encoding, None) if form == "jsonl" else _json_array(path, encoding)
+    return next((list(value) for value in values if isinstance(value, dict)), [])
 
 
 def read_rows(

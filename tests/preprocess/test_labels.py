@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from medcoss.contracts import UsageError
 from preprocess.conversion import InputFile
-from preprocess.labels import Labels, bare_name, read_table
+from preprocess.labels import Entry, Labels, bare_name, read_table
 
 
 def make(folder: Path, text: str, ids: tuple[str, ...] = ("file",), columns: tuple[str, ...] = ("label",)) -> Labels:
@@ -49,6 +53,9 @@ def test_the_first_table_that_knows_a_value_wins(tmp_path: Path) -> None:
         ("name,label\nx,1\n", "none of the id columns file"),
         ("file,label\nx,1\nx,2\n", "comes twice"),
         ("file,split\nx,fold1\n", "split column"),
+        ("", "cannot be read"),
+        ("file,label\nx,1,2\ny,2\nz,3\n", "has 1 rows malformed \\(of 3\\)"),
+        ('file,label\nx,"1\nz,3\n', "has 1 rows malformed \\(of 2\\)"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -58,3 +65,43 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: 
 
 def test_rows_that_agree_may_repeat_an_id(tmp_path: Path) -> None:
     assert make(tmp_path, "file,slice,label\nP1,1,ill\nP1,2,ill\n").tables[0].entries.keys() == {"P1"}
+
+
+def test_a_table_in_another_encoding_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"file,label\nx,caf\xe9\n")
+    with pytest.raises(UsageError, match="has 1 rows in another encoding") as refused:
+        read_table(tmp_path / "labels.csv", ("file",), ("label",), "subject")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz", "t.jsonl", "t.json", "t.parquet", "t.dat"])
+def test_every_kind_of_table_says_the_same(tmp_path: Path, name: str) -> None:
+    records = [
+        {"File": "a.dcm", "Label": "ill", "grade": 2, "subject": "S1", "Split": "Train"},
+        {"File": "b.dcm", "Label": None, "grade": 3, "subject": None, "Split": None},
+    ]
+    path = tmp_path / name
+    if name == "t.parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif name == "t.json":
+        path.write_text(json.dumps(records))
+    elif name == "t.jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        mark = "\t" if name == "t.tsv" else ","
+        rows = [list(records[0]), *(["" if cell is None else str(cell) for cell in row.values()] for row in records)]
+        data = "".join(mark.join(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    table = read_table(path, ("uid", "file"), ("label", "grade"), "subject")
+    assert table.entries == {
+        "a.dcm": Entry({"label": "ill", "grade": "2"}, "S1", "train"), "b.dcm": Entry({"grade": "3"}, None, None),
+    }  # fmt: skip
+
+
+def test_equal_entries_of_a_large_table_are_held_once(tmp_path: Path) -> None:
+    rows = "".join(f"{number},{number % 3},{number}\n" for number in range(3000))
+    (tmp_path / "t.csv").write_text("file,label,other\n" + rows)
+    entries = read_table(tmp_path / "t.csv", ("file",), ("label",), "subject").entries
+    assert len(entries) == 3000
+    assert len({id(entry) for entry in entries.values()}) == 3
+    assert entries["2999"].labels == {"label": "2"}

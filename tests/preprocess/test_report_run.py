@@ -135,8 +135,8 @@ def test_every_row_is_accounted_for(tmp_path: Path, run: Run) -> None:
     )
     done = run("--split", "train=1")
     counts = {
-        "rows read": 10, "rows without text": 1, "rows too short": 1, "rows in another encoding": 1, "rows malformed": 2,
-        "copies": 2,
+        "rows read": 10, "rows without text": 1, "rows too short": 1, "rows in another encoding": 1,
+        "rows malformed": 2, "copies": 2,
     }  # fmt: skip
     statistics = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert statistics["counts"] == counts
