@@ -157,6 +157,8 @@ def make_job(arguments: argparse.Namespace) -> Job:
     modality = cast("Modality", importlib.import_module(module))
     ids = tuple(arguments.id_column or ("file",))
     columns = tuple(arguments.label_column or ("label",))
+    if arguments.out.resolve() in {path.resolve() for path in arguments.inputs}:
+        raise UsageError(f"--out {arguments.out} is the folder of the inputs: name another one")
     for path in [*arguments.labels, *filter(None, [arguments.subject_alias])]:
         if not path.is_file():
             raise UsageError(f"no such table: {path}: check the path")

@@ -74,6 +74,7 @@ def test_in_defaults_to_the_raw_folder(
     [
         (["--in", "nowhere"], "no such input: nowhere"),
         (["--in", "empty"], "no files in empty"),
+        (["--in", "raw", "--out", "raw/../raw"], "--out raw/../raw is the folder of the inputs"),
         (["--in", "raw", "--labels", "none.csv"], "no such table: none.csv"),
         (["--in", "raw", "--split", "train=2"], "--split 'train=2'"),
         (["--in", "raw", "--length", "4"], "--length 4"),
