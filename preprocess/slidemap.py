@@ -52,7 +52,8 @@ def picture(slide: Slide, plan: Plan, survey: Survey, drawn: Sequence[Tile], los
     longest = max(slide.levels[0].width, slide.levels[0].height)
     cells, cell = survey.cells, survey.cell_px
     if longest <= _PICTURE_PX * cell:
-        cells, cell = overview(slide, max(1.0, longest / _PICTURE_PX))
+        # Cells come out up to half as large again as asked for.
+        cells, cell = overview(slide, max(1.0, longest / _PICTURE_PX / 1.5))
     image = Image.fromarray(cells).resize(_fitting(cells), Image.Resampling.BOX)
     scale = image.width / (cells.shape[1] * cell)
     pen = ImageDraw.Draw(image)

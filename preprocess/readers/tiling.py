@@ -112,7 +112,9 @@ class Survey:
         """Of what the slide shows: this overview, the sizes of its levels, its resolution. A copy has the same."""
         sizes = " ".join(f"{level.width}x{level.height}" for level in slide.levels)
         about = f"{sizes} {mpp:.6g} {self.cells.shape} {self.cell_px:.6g}"
-        return hashlib.sha256(about.encode() + self.cells.tobytes()).digest()
+        found = hashlib.sha256(about.encode())
+        found.update(np.ascontiguousarray(self.cells))
+        return found.digest()
 
     def count(self, fate: Fate) -> int:
         """Number of places of that fate."""

@@ -43,7 +43,7 @@ class Cells:
 
 
 def overview(slide: Slide, cell_px: float) -> tuple[np.ndarray[Any, Any], float]:
-    """The whole slide reduced to cells of at most about `cell_px` level-0 px: RGB (rows, columns, 3) uint8.
+    """The whole slide reduced to cells of about `cell_px` level-0 px: RGB (rows, columns, 3) uint8.
 
     The second value is a cell's true side in level-0 px. The coarsest level that is fine enough is read block by block,
     a finer one if nothing of it can be decoded; places that cannot be decoded are white. Cells that would lie partly
@@ -51,7 +51,7 @@ def overview(slide: Slide, cell_px: float) -> tuple[np.ndarray[Any, Any], float]
     """
     fine_enough = [level for level in slide.levels if level.downsample <= max(cell_px, 1.0)] or [slide.levels[0]]
     for level in sorted(fine_enough, key=lambda each: -each.downsample):
-        factor = max(1, int(cell_px / level.downsample))
+        factor = max(1, round(cell_px / level.downsample))
         cells = np.full((level.height // factor, level.width // factor, 3), 255, dtype=np.uint8)
         reading = _Reduction(slide, level, factor, cells)
         reading.fill()
@@ -106,6 +106,7 @@ def sort_cells(cells: np.ndarray[Any, Any]) -> Cells:
     shape = cells.shape[:2]
     saturation = np.zeros(shape, dtype=np.uint8)
     pen, dark, white = (np.zeros(shape, dtype=bool) for _ in range(3))
+    counts = np.zeros(256, dtype=np.int64)
     for band in _bands(*shape):
         red, green, blue = (cells[band][..., channel].astype(np.int16) for channel in range(3))
         high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
@@ -114,9 +115,12 @@ def sort_cells(cells: np.ndarray[Any, Any]) -> Cells:
         dark[band] = high < _DARK
         white[band] = low >= _WHITE
         pen[band] = is_ink(red, green, blue) & ~dark[band]
-    counts = np.bincount(saturation[~(pen | dark)], minlength=256)
+        counts += np.bincount(saturation[band][~(pen[band] | dark[band])], minlength=256)
     threshold = min(max(_otsu(counts), CLAMP[0]), CLAMP[1])
-    return Cells((saturation > threshold * 255) & ~pen & ~dark, pen, dark, white)
+    tissue = saturation > threshold * 255
+    tissue &= ~pen
+    tissue &= ~dark
+    return Cells(tissue, pen, dark, white)
 
 
 def is_ink(red: np.ndarray[Any, Any], green: np.ndarray[Any, Any], blue: np.ndarray[Any, Any]) -> Mask:
