@@ -19,7 +19,7 @@ from medcoss.shards.manifest import SplitEntry
 from preprocess import qc
 from preprocess.assemble import Assembly, Placed
 from preprocess.conversion import Modality, Rewriter
-from preprocess.outcomes import OUTCOMES, count_reasons, count_statuses, write_outcomes
+from preprocess.outcomes import OUTCOMES, count_statuses, write_outcomes
 from preprocess.staging import StagedData
 
 MANIFEST = "manifest.json"
@@ -52,14 +52,10 @@ def publish(
         notes = rewriter.notes() if rewriter is not None else []
         write_outcomes(made / OUTCOMES, assembly.fates.values())
         if with_qc:
-            fates = assembly.fates.values()
             chosen = _evenly([placed for split in SPLITS for placed in assembly.splits[split]], qc.SHEET_SAMPLES)
             sheet = [_sample(placed, data, rewriter) for placed in chosen]
             inputs = _write_attachments(assembly, data, made / "qc" / "inputs")
-            qc.write_qc(
-                made / "qc", manifest, sheet, assembly.figures, count_reasons(fates), assembly.duplicates, inputs,
-                assembly.counts,
-            )  # fmt: skip
+            qc.write_qc(made / "qc", manifest, sheet, assembly, inputs)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise

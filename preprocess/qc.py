@@ -1,157 +1,197 @@
-"""`qc/index.html`: what a person looks at before training on a set. One file, no link to anything outside.
+"""`qc/index.html`: what a person looks at before training on a set. One file, no script, no link to anything outside.
 
 It shows what the shards hold (a contact sheet of samples), the distributions that betray a wrong setting, and why
-files were left out.
+files were left out. Nothing is in it that the set itself does not hold.
 """
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from medcoss.contracts import SPLITS, Kind
 from medcoss.shards import Manifest, Sample
+from preprocess import sheet
+from preprocess.assemble import Assembly, Placed
+from preprocess.conversion import Status
+from preprocess.outcomes import count_reasons
 from preprocess.reasons import REASONS
 
 SHEET_SAMPLES = 30
-_TILE_PX = 160
+_LABEL_ROWS = 20
+_MEANING = {
+    Status.SKIPPED: "rightly not a sample",
+    Status.FAILED: "should have been a sample: look at these",
+}
 _STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#1c2733;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse}td,th{padding:.25rem .8rem;
-text-align:left;border-bottom:1px solid #d9dfe5;vertical-align:top}td.n{text-align:right}
-.sheet{display:flex;flex-wrap:wrap;gap:.5rem}figure{margin:0;width:160px}figcaption{font-size:.72rem;color:#536273;
-overflow-wrap:anywhere}figure img{width:160px;background:#000}blockquote{margin:0 0 .7rem;padding-left:.7rem;
-border-left:3px solid #c4ced8;width:100%}.failed{color:#a3231b}
+body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:1.5rem auto;padding:0 1rem;color:#1c2733;
+background:#fff}h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .6rem}p{margin:.4rem 0;max-width:50rem}
+.wide{overflow-x:auto}table{border-collapse:collapse}th{font-weight:600;color:#536273}td,th{padding:.25rem .9rem .25rem
+0;text-align:left;border-bottom:1px solid #d9dfe5;vertical-align:top}td.n,th.n{text-align:right}tr.failed td:first-child
+{color:#a3231b;font-weight:600}.note{border-left:4px solid #d99a2b;background:#fdf6e8;padding:.3rem .7rem}
+.sheet,.text,.charts{display:grid;gap:1rem .8rem;grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
+.text{grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}.charts{grid-template-columns:repeat(auto-fill,minmax(
+min(330px,100%),1fr))}figure{margin:0;min-width:0}img{display:block;max-width:100%;height:auto}.sheet img{width:100%}
+figcaption{font-size:.75rem;color:#536273;margin-top:.2rem;overflow-wrap:anywhere}blockquote{margin:0;padding:.1rem 0
+.1rem .7rem;border-left:3px solid #c4ced8;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.9rem}code{font-size:
+.85em;overflow-wrap:anywhere}mark{background:#e8edf2;color:#536273}summary{cursor:pointer;color:#33658a}
 """
 
 
 def write_qc(
-    directory: Path, manifest: Manifest, sheet: Sequence[Sample], figures: Mapping[str, Sequence[float]],
-    reasons: Sequence[tuple[str, str, int]], duplicates: int, inputs: Sequence[str],
-    counts: Mapping[str, int],
-) -> None:  # fmt: skip
-    """Write `directory`/index.html. `sheet` are samples as stored, `figures` histograms' values by name with unit,
-    `inputs` the names of the attachments, which lie in `directory`/inputs already, `counts` those of
-    rows and the like inside the files.
+    directory: Path, manifest: Manifest, samples: Sequence[Sample], assembly: Assembly, inputs: Sequence[str]
+) -> None:
+    """Write `directory`/index.html. `samples` are some of the set's, as stored; `inputs` the names of the attachments,
+    which lie in `directory`/inputs already.
     """
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = manifest.kind is Kind.SEQUENCE
+    total = sum(entry.samples for entry in manifest.splits.values())
     parts = [
-        f"<h1>{manifest.name}: {sum(entry.samples for entry in manifest.splits.values())} samples</h1>",
-        _splits(manifest, duplicates),
-        "<h2>Files left out</h2>",
-        _reasons(reasons),
-        _counts(counts),
-        "<h2>Samples as stored</h2>",
-        '<div class="sheet">' + "".join(_tile(sample, manifest.kind) for sample in sheet) + "</div>",
+        f"<h1>{manifest.name}: {_counted(total, 'sample')}</h1>",
+        _summary(manifest, assembly),
+        _labels(assembly.splits),
+        "<h2>Files that gave no sample</h2>",
+        _reasons(count_reasons(assembly.fates.values())),
+        _counts(assembly.counts),
+        f"<h2>Samples as stored ({len(samples)} of {total})</h2>",
+        f'<div class="{"text" if texts else "sheet"}">{"".join(sheet.figure(s, manifest.kind) for s in samples)}</div>',
         _inputs(inputs),
         "<h2>Distributions</h2>",
-        *(_picture(name, _histogram(name, values)) for name, values in figures.items()),
+        sheet.histograms(assembly.figures),
+        _settings(manifest),
     ]
     title = f"{manifest.name} {manifest.fingerprint[:12]}"
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>QC {title}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
     (directory / "index.html").write_text(page, encoding="utf-8")
 
 
-def _splits(manifest: Manifest, duplicates: int) -> str:
-    rows = "".join(
-        f'<tr><td>{name}<td class="n">{entry.samples}<td class="n">{entry.subjects}<td class="n">{len(entry.shards)}'
+def _summary(manifest: Manifest, assembly: Assembly) -> str:
+    rows = [
+        (name, str(entry.samples), str(entry.subjects), str(len(entry.shards)))
         for name, entry in ((name, manifest.splits[name]) for name in SPLITS)
-    )
-    counts = ", ".join(f"{manifest.inputs[name]} {name}" for name in ("read", "written", "skipped", "failed"))
-    return (
-        f"<table><tr><th>split<th>samples<th>subjects<th>shards{rows}</table><p>Files: {counts}. "
-        f"Copies left out: {duplicates}. Fingerprint <code>{manifest.fingerprint}</code></p>"
-    )
+    ]
+    files = ", ".join(f"{manifest.inputs[name]} {name}" for name in ("read", "written", "skipped", "failed"))
+    parts = [
+        f"<p>Files: {files}. Fingerprint <code>{manifest.fingerprint}</code></p>",
+        _table(("split", "samples", "subjects", "shards"), rows, numbers=3),
+    ]
+    parts += [f'<p class="note">{note}</p>' for note in _notes(manifest, assembly)]
+    return "".join(parts)
+
+
+def _notes(manifest: Manifest, assembly: Assembly) -> Iterable[str]:
+    asked = manifest.settings.get("split")
+    for name in SPLITS:
+        part = asked.get(name, 0) if isinstance(asked, dict) else 0
+        if part and not manifest.splits[name].samples:
+            yield (
+                f"Split {name} is empty: {100 * part:.3g} % of the subjects were asked for, and none was drawn or "
+                "given. With few subjects that is chance; --split or a table's column <code>split</code> changes it."
+            )
+    if assembly.unknown_subjects:
+        yield (
+            f"{_counted(assembly.unknown_subjects, 'sample')} without a known patient: each study, row or file counts "
+            "as one, so a patient may be in several splits. See --subject-from and --subject-column."
+        )
+    if assembly.duplicates:
+        yield f"{_counted(assembly.duplicates, 'copy', 'copies')} of other samples left out."
+    if assembly.conflicts:
+        yield f"{_counted(assembly.conflicts, 'sample')} kept without labels on which copies disagree."
+
+
+def _labels(splits: Mapping[str, Sequence[Placed]]) -> str:
+    """Samples by label and split, so that a class that is missing from a split is seen."""
+    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: {name: Counter() for name in SPLITS})
+    for split, placed in splits.items():
+        for text, number in Counter(one.sample.labels for one in placed).items():
+            for column, value in json.loads(text).items():
+                counts[column][split][str(value)] += number
+    parts = []
+    for column, by_split in sorted(counts.items()):
+        total: Counter[str] = sum(by_split.values(), Counter())
+        shown = total.most_common(_LABEL_ROWS)
+        rows = [(value, *(str(by_split[split][value]) for split in SPLITS), str(number)) for value, number in shown]
+        if len(total) > len(shown):
+            rest = [str(sum(by_split[split].values()) - sum(by_split[split][value] for value, _ in shown))
+                    for split in SPLITS]  # fmt: skip
+            rows.append(
+                (f"{len(total) - len(shown)} other values", *rest, str(total.total() - sum(n for _, n in shown)))
+            )
+        rows.append(("no label", *(str(len(splits[s]) - by_split[s].total()) for s in SPLITS),
+                     str(sum(map(len, splits.values())) - total.total())))  # fmt: skip
+        parts.append(_table((column, *SPLITS, "all"), rows, numbers=4))
+    return "<h2>Samples by label</h2>" + "".join(parts) if parts else ""
 
 
 def _reasons(reasons: Sequence[tuple[str, str, int]]) -> str:
     if not reasons:
-        return "<p>None.</p>"
-    rows = "".join(
-        f'<tr class="{status}"><td>{status}<td>{html.escape(reason)}<td class="n">{number}<td>'
-        f"{html.escape(REASONS.get(reason, ''))}"
-        for status, reason, number in reasons
-    )
-    return f"<table><tr><th>status<th>reason<th>files<th>meaning{rows}</table>"
+        return "<p>None: every file became a sample or part of one.</p>"
+    statuses = [status for status in Status if any(found == status for found, _, _ in reasons)]
+    told = "; ".join(f"<b>{status}</b>: {_MEANING[status]}" for status in statuses)
+    # Failures first: they are what a person must act on.
+    ordered = sorted(reasons, key=lambda row: row[0] != Status.FAILED)
+    rows = [(status, reason, str(number), REASONS.get(reason, "")) for status, reason, number in ordered]
+    table = _table(("status", "reason", "files", "meaning"), rows, numbers=(2,), classes=[row[0] for row in rows])
+    return f"<p>{told}. Which files these are: <code>input_id</code> in outcomes.parquet names them, and the private \
+inputs.csv beside the set says where each lies.</p>{table}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
     if not counts:
         return ""
-    rows = "".join(f'<tr><td>{html.escape(name)}<td class="n">{number}' for name, number in counts.items())
-    return f"<h2>Inside the files</h2><table>{rows}</table>"
-
-
-def _tile(sample: Sample, kind: Kind) -> str:
-    labels = ", ".join(f"{name}: {value}" for name, value in sample.labels.items())
-    caption = html.escape(f"{sample.key[:10]}… {labels}")
-    if kind is Kind.SEQUENCE and isinstance(sample.data, bytes):
-        return f"<blockquote>{html.escape(sample.data.decode())}<figcaption>{caption}</figcaption></blockquote>"
-    image = middle_slice(sample.data) if isinstance(sample.data, np.ndarray) else Image.open(io.BytesIO(sample.data))
-    image = image.convert("RGB")
-    image.thumbnail((2 * _TILE_PX, 2 * _TILE_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return f'<figure><img alt="" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    return "<h2>Inside the files</h2>" + _table(("what", "number"), [(n, str(c)) for n, c in counts.items()], numbers=1)
 
 
 def _inputs(inputs: Sequence[str]) -> str:
-    pictures = [name for name in inputs if name.endswith(".jpg")][:SHEET_SAMPLES]
+    beside: dict[str, list[str]] = defaultdict(list)
+    for name in inputs:
+        beside[name.partition(".")[0]].append(name)
+    pictures = [name for name in inputs if name.endswith(".jpg")]
     if not pictures:
         return ""
-    shown = "".join(
-        f'<figure><a href="inputs/{name}"><img alt="" loading="lazy" src="inputs/{name}"></a>'
-        f"<figcaption>{name[:10]}… {_others(name, inputs)}</figcaption></figure>"
-        for name in pictures
+    step = max(1.0, len(pictures) / SHEET_SAMPLES)
+    chosen = [pictures[int(place * step)] for place in range(min(len(pictures), SHEET_SAMPLES))]
+    shown = []
+    for name in chosen:
+        stem = name.partition(".")[0]
+        links = " ".join(f'<a href="inputs/{o}">{o.partition(".")[2]}</a>' for o in beside[stem] if o != name)
+        shown.append(
+            f'<figure><a href="inputs/{name}"><img alt="Overview of input {stem[:10]}" loading="lazy" '
+            f'src="inputs/{name}"></a><figcaption>{stem[:10]}… {links}</figcaption></figure>'
+        )
+    return f'<h2>Inputs ({len(chosen)} of {len(pictures)})</h2><div class="sheet">{"".join(shown)}</div>'
+
+
+def _settings(manifest: Manifest) -> str:
+    rows = [(name, json.dumps(value)) for name, value in sorted(manifest.settings.items())]
+    return (
+        f"<h2>Settings</h2><details><summary>{len(rows)} settings</summary>{_table(('name', 'value'), rows)}</details>"
     )
-    return f'<h2>Inputs</h2><div class="sheet">{shown}</div>'
 
 
-def _others(picture: str, inputs: Sequence[str]) -> str:
-    stem = picture.partition(".")[0]
-    beside = [name for name in inputs if name.startswith(stem) and name != picture]
-    return " ".join(f'<a href="inputs/{name}">{name.partition(".")[2]}</a>' for name in beside)
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int | Sequence[int] = 0, classes: Sequence[str] = ()
+) -> str:
+    """`numbers` are the columns that hold numbers, or how many of the last ones do; `classes` are the rows' own."""
+    right = range(len(head) - numbers, len(head)) if isinstance(numbers, int) else numbers
+
+    def cell(tag: str, place: int, text: str) -> str:
+        return f"<{tag}{' class=n' if place in right else ''}>{html.escape(text)}</{tag}>"
+
+    lines = ["<tr>" + "".join(cell("th", place, text) for place, text in enumerate(head)) + "</tr>"]
+    for number, row in enumerate(rows):
+        own = f' class="{classes[number]}"' if classes else ""
+        lines.append(f"<tr{own}>" + "".join(cell("td", place, text) for place, text in enumerate(row)) + "</tr>")
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
-def middle_slice(volume: np.ndarray[Any, Any]) -> Image.Image:
-    """The middle slice of a volume (D, H, W) as an 8-bit image, grey values between its 0.5 and 99.5 percentiles."""
-    values = volume[len(volume) // 2].astype(np.float32)
-    low, high = np.percentile(values, [0.5, 99.5])
-    scaled = np.clip((values - low) / max(float(high - low), 1e-6), 0, 1)
-    return Image.fromarray((scaled * 255).astype(np.uint8))
-
-
-def _histogram(name: str, values: Sequence[float]) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, and only a finished run needs it
-    from matplotlib.figure import Figure
-
-    array = np.asarray(values, dtype=np.float64)
-    array = array[np.isfinite(array)]
-    if array.size and np.ptp(array) <= 1e-9 * np.max(np.abs(array)):
-        array[:] = array[0]  # rounding noise alone cannot be cut into bins
-    figure = Figure(figsize=(4.4, 2.6), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    whole = array.size > 0 and bool(np.all(array == np.round(array))) and np.ptp(array) <= 40
-    edges: int | list[float] = [float(x) for x in np.arange(array.min() - 0.5, array.max() + 1.5)] if whole else 40
-    axes.hist(array, bins=edges, color="#33658a")
-    axes.set(title=name, ylabel="count")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _picture(name: str, png: bytes) -> str:
-    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
