@@ -88,7 +88,7 @@ def histograms(figures: Mapping[str, Sequence[float]]) -> str:
             continue
         low, median, high = (f"{value:.4g}" for value in np.percentile(array, [0, 50, 100]))
         if low == high:
-            words.append((name, f"{low} in all {array.size:,}{lost}"))
+            words.append((name, f"always {low} (values: {array.size:,}{lost})"))
             continue
         told = f"{array.size:,} values, {low} to {high}, median {median}{lost}"
         chart = _img("png", draw_histogram(name, array), f"Histogram of {name}: {told}", (440, 240))
@@ -109,11 +109,13 @@ def draw_histogram(name: str, array: np.ndarray[Any, np.dtype[np.float64]]) -> b
     FigureCanvasAgg(drawing)
     axes = drawing.subplots()
     whole = bool(np.all(array == np.round(array))) and np.ptp(array) <= 40
-    edges: int | list[float] = [float(x) for x in np.arange(array.min() - 0.5, array.max() + 1.5)] if whole else 40
+    bars = int(np.clip(2 * np.sqrt(array.size), 10, 40))
+    edges: int | list[float] = [float(x) for x in np.arange(array.min() - 0.5, array.max() + 1.5)] if whole else bars
     axes.hist(array, bins=edges, color=_INK, rwidth=0.9 if whole else None)
     axes.set_title(name, fontsize=10, loc="left")
     axes.set_ylabel("count", color=_FAINT)
     axes.tick_params(colors=_FAINT)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -136,7 +136,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert all(image["alt"] for image in page.images)
     alternatives = [str(image["alt"]) for image in page.images]
     assert alternatives[-1] == "Histogram of slice spacing (mm): 3 values, 1 to 2.5, median 2"
-    assert "native slices: 30 in all 2" in page.text
+    assert "native slices: always 30 (values: 2)" in page.text
 
 
 def test_nothing_left_out_and_no_label_is_said_or_left_away(tmp_path: Path) -> None:
@@ -243,6 +243,8 @@ def test_figures_without_a_distribution_are_words() -> None:
         histograms({"none": [], "one": [3.0], "odd": [float("nan"), 1.0, float("inf")], "lost": [float("nan")]})
     )
     assert page.images == []
-    assert page.text == "none: no valuesone: 3 in all 1odd: 1 in all 1, 2 not finitelost: no values, 1 not finite"
+    assert page.text == (
+        "none: no valuesone: always 3 (values: 1)odd: always 1 (values: 1, 2 not finite)lost: no values, 1 not finite"
+    )
     (chart,) = Page(histograms({"width (px)": [1.0, 2.0, 9.0, float("nan")]})).images
     assert chart["alt"] == "Histogram of width (px): 3 values, 1 to 9, median 2, 1 not finite"
