@@ -125,7 +125,12 @@ class LocalProcesses(Executor):
             with self._lock:
                 if self._closed:
                     raise WorkerDiedError("the processes are being ended")
-                member = _Member.start(self._stall_seconds / _PARTS, self._show_output)
+                try:
+                    member = _Member.start(self._stall_seconds / _PARTS, self._show_output)
+                except OSError as error:
+                    raise BrokenWorkersError(
+                        f"no process can be started ({error.strerror}): fewer --workers"
+                    ) from error
                 self._members.add(member)
             try:
                 member.connection.send_bytes(self._setup)

@@ -18,8 +18,8 @@ REASONS: dict[str, str] = {
     "duplicate": "the same content as another input; one copy was kept",
     "duplicate_instance": "a second copy of one DICOM instance; the lossless or first copy was kept",
     "duplicate_position": "a second slice at one position; the lossless or first copy was kept",
-    "worker_died": "the process converting it was killed or crashed; run again, with fewer --workers if memory ran out",
-    "stalled": "reading or converting it made no progress for 30 s: look at the file and its disk, then run again",
+    "worker_died": "its worker was killed or crashed; --extend tries again, with fewer --workers if memory ran out",
+    "stalled": "no progress for 30 s; see to the file and its disk, then --extend tries it again",
     "erased": "its subject was taken out of this set by `medcoss erase` and does not come back",
     "internal": "an unexpected error while converting; run with --debug and report it",
     # DICOM

@@ -57,6 +57,23 @@ if __name__ == "__main__":
 """
 
 
+_SLOW = """
+import sys, time
+import preprocess.publish
+from preprocess import cli
+
+sample = preprocess.publish._sample
+
+def slowly(*arguments):
+    time.sleep(1)
+    return sample(*arguments)
+
+if __name__ == "__main__":
+    preprocess.publish._sample = slowly
+    sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """80 short reports, four of them copies, one unreadable."""
@@ -172,6 +189,23 @@ def test_interrupted_says_so_in_one_line_and_keeps_what_is_staged(reports: Path,
     assert len(lines) == 1
     assert "Traceback" not in errors
     assert staging.is_dir()
+
+
+@pytest.mark.parametrize("place", ["looking through 81 files", "samples to shards"])
+def test_interrupted_before_and_after_the_conversion_is_one_line_too(reports: Path, tmp_path: Path, place: str) -> None:
+    driver = tmp_path / "driver.py"
+    driver.write_text(_SLOW)
+    process = subprocess.Popen(
+        [sys.executable, driver, *command(reports, tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while place not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines() == ["error: interrupted: run the same command again to go on"]
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_other_settings_are_not_mixed_into_a_begun_set(reports: Path, tmp_path: Path) -> None:
