@@ -113,7 +113,7 @@ class Survey:
         sizes = " ".join(f"{level.width}x{level.height}" for level in slide.levels)
         about = f"{sizes} {mpp:.6g} {self.cells.shape} {self.cell_px:.6g}"
         found = hashlib.sha256(about.encode())
-        found.update(np.ascontiguousarray(self.cells))
+        found.update(np.ascontiguousarray(self.cells).data)
         return found.digest()
 
     def count(self, fate: Fate) -> int:
