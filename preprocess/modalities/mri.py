@@ -103,7 +103,7 @@ class Scale:
         """From any number of values, float32. Refused: `constant`."""
         if values.size == 0:
             raise failed("constant", "no foreground")
-        low, high = (float(limit) for limit in np.percentile(values, _PERCENTILES))
+        low, high = -_upper(-values, 100 - _PERCENTILES[0]), _upper(values, _PERCENTILES[1])
         clipped = np.clip(values, low, high)
         deviation = float(clipped.std(dtype=np.float64))
         mean = float(clipped.mean(dtype=np.float64))
@@ -116,6 +116,19 @@ class Scale:
         """float16 z-scores of float32 values."""
         clipped = np.clip(values, self.low, self.high)
         return ((clipped - np.float32(self.mean)) / np.float32(self.deviation)).astype(np.float16)
+
+
+def _upper(values: Array, percent: float) -> float:
+    """`np.percentile` for a high `percent`, from the largest values alone: ordering all takes six times as long."""
+    flat = values.ravel()
+    place = percent / 100 * (flat.size - 1)
+    bound = np.percentile(flat[:: max(1, flat.size >> 13)], 2 * percent - 100)
+    largest = np.sort(flat[flat >= bound])
+    # Counted from the end, for the rest is not there; where the guess was bad, all are ordered.
+    below, above = (int(index) - flat.size for index in (np.floor(place), np.ceil(place)))
+    if -below > largest.size:
+        return float(np.percentile(flat, percent))
+    return float(largest[below] + (place % 1) * (float(largest[above]) - float(largest[below])))
 
 
 def window_axis(spacing: Sequence[float]) -> int:

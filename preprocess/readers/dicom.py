@@ -47,6 +47,25 @@ HEADER_ERRORS = (
 _SOP_CLASS = 0x00080016
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
+PIXEL_TAGS = (
+    0x00280002,  # SamplesPerPixel
+    0x00280004,  # PhotometricInterpretation
+    0x00280006,  # PlanarConfiguration
+    0x00280008,  # NumberOfFrames
+    0x00280010,  # Rows
+    0x00280011,  # Columns
+    0x00280100,  # BitsAllocated
+    0x00280101,  # BitsStored
+    0x00280102,  # HighBit
+    0x00280103,  # PixelRepresentation
+    0x7FE00001,  # ExtendedOffsetTable
+    0x7FE00002,  # ExtendedOffsetTableLengths
+    0x7FE00008,  # FloatPixelData
+    0x7FE00009,  # DoubleFloatPixelData
+    0x7FE00010,  # PixelData
+)
+"""What `decode_pixels` needs."""
+
 LOSSY_SYNTAXES = frozenset(
     UID(uid)
     for uid in (

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from preprocess.conversion import InputFile, failed, skipped
 from preprocess.readers.dicom import is_lossy, sound_header
@@ -26,7 +27,6 @@ SCAN_TAGS = (
 )
 """What grouping files into series needs; reading no more keeps the scan of a large folder short."""
 
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _TELLS_APART = (
     "EchoTime",
     "DiffusionBValue",
@@ -35,6 +35,21 @@ _TELLS_APART = (
     "AcquisitionNumber",
     "AcquisitionTime",
 )
+
+FRAME_TAGS = tuple(
+    Tag(name)
+    for name in (
+        *("SOPInstanceUID", "ImageType", "FrameType", "LossyImageCompression", "NumberOfFrames", "Rows", "Columns"),
+        *("PatientID", "IssuerOfPatientID", "StudyInstanceUID"),
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+        *("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+        *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
+        *("EffectiveEchoTime", "TemporalPositionIndex", *_TELLS_APART),
+    )
+)
+"""What `frames_of` and `subject_ids` need."""
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ import numpy as np
 
 from preprocess.conversion import InputFile, Outcome, Refusal, failed, skipped
 from preprocess.heartbeat import beat
-from preprocess.readers.dicom import MAX_PIXELS, decode_pixels, open_dicom, subject_ids
-from preprocess.readers.frames import Frame, frames_of, image_type
+from preprocess.readers.dicom import MAX_PIXELS, PIXEL_TAGS, decode_pixels, open_dicom, subject_ids
+from preprocess.readers.frames import FRAME_TAGS, Frame, frames_of, image_type
 from preprocess.readers.mosaic import frames_of_mosaic, slices_of_mosaic
 from preprocess.readers.volume import Array, Volume, to_lps
 
@@ -80,8 +80,11 @@ def series_volumes(
     ids: tuple[str, ...] = ()
     for file in sorted(files, key=lambda file: file.relative):
         try:
-            header = open_dicom(file.path, header_only=True)
-            found = frames_of_mosaic(file, header) if "MOSAIC" in image_type(header) else frames_of(file, header)
+            header = open_dicom(file.path, header_only=True, tags=FRAME_TAGS)
+            if "MOSAIC" in image_type(header):
+                found = frames_of_mosaic(file, open_dicom(file.path, header_only=True))
+            else:
+                found = frames_of(file, header)
             for frame in found:
                 check(frame)
             ids = ids or subject_ids(header)
@@ -139,7 +142,7 @@ class _Pixels:
 
 def _decoded(frame: Frame, max_pixels: int) -> Array | Refusal:
     try:
-        values = decode_pixels(open_dicom(frame.file.path), max_pixels=max_pixels)
+        values = decode_pixels(open_dicom(frame.file.path, tags=PIXEL_TAGS), max_pixels=max_pixels)
     except Refusal as refusal:
         return refusal
     if frame.tiles > 1:

@@ -161,3 +161,18 @@ def test_spec(tools):
     spec = mri.spec(tools.options("mri"))
     assert spec.geometry.shape == (1, 16, 192, 192)
     assert spec.fields[0].dtype == "float16" and spec.fields[0].scale == 1
+
+
+@pytest.mark.parametrize("name", ["normal", "skewed", "few", "ties", "one", "outliers"])
+def test_limits_are_the_percentiles_of_all_values(name):
+    random = np.random.default_rng(0)
+    values = {
+        "normal": random.normal(100, 10, 200_000),
+        "skewed": np.exp(random.normal(0, 2, 200_000)),
+        "few": random.normal(0, 1, 37),
+        "ties": random.integers(0, 3, 50_000),
+        "one": np.array([3.0]),
+        "outliers": np.where(np.arange(200_000) % 501 == 7, 1e6 + np.arange(200_000), 1.0),
+    }[name].astype(np.float32)
+    low, high = -mri._upper(-values, 99.8), mri._upper(values, 99.8)
+    assert [low, high] == pytest.approx(np.percentile(values.astype(np.float64), [0.2, 99.8]), rel=1e-6, abs=1e-6)
