@@ -126,10 +126,13 @@ class Times:
         )  # fmt: skip
 
 
-def in_turns(works: Mapping[str, Work], repeats: int, *, tolerance: float = 0.0) -> Times:
+def in_turns(
+    works: Mapping[str, Work], repeats: int, *, tolerance: float = 0.0, only: Sequence[str] | None = None
+) -> Times:
     """Time the works `repeats` times each, one after the other, so that a slow minute of the machine meets all.
 
-    Raises `RuntimeError` if their numbers of samples differ by more than `tolerance`: they would not be comparable.
+    Raises `RuntimeError` if their numbers of samples (those of `only` if given) differ by more than the part
+    `tolerance`: they would not have done the same.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     samples: dict[str, int] = {}
@@ -139,7 +142,8 @@ def in_turns(works: Mapping[str, Work], repeats: int, *, tolerance: float = 0.0)
             begun = time.perf_counter()
             samples[name] = works[name]()
             seconds[name].append(time.perf_counter() - begun)
-    if min(samples.values()) < (1 - tolerance) * max(samples.values()) or not min(samples.values()):
+    compared = [samples[name] for name in only or works]
+    if min(compared) < (1 - tolerance) * max(compared) or not min(compared):
         raise RuntimeError(f"the numbers of samples differ: {samples}")
     return Times(seconds, samples)
 
