@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from tifffile.tifffile import jpeg_shape
 
 from preprocess.conversion import failed
 
@@ -85,6 +86,15 @@ class TiledPage:
                 region[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         return region
 
+    def _check_jpeg(self, data: bytes) -> None:
+        """Raises `ValueError` for what the decoder would take: it makes room for any size that a tile claims, and fills
+        a picture that breaks off with grey.
+        """
+        if _END_OF_IMAGE not in data[-64:]:
+            raise ValueError("no end of image")
+        if jpeg_shape(data)[1:] != (self._high, self._wide, 3):
+            raise ValueError("not the tile's size")
+
     def _decode(self, index: int) -> Array | None:
         try:
             offset, size = self._places[index]
@@ -93,9 +103,8 @@ class TiledPage:
             handle = self._page.parent.filehandle
             handle.seek(offset)
             data = handle.read(size)
-            # The decoder fills a picture that breaks off with grey and says nothing.
-            if self.is_jpeg and _END_OF_IMAGE not in data[-64:]:
-                raise ValueError("no end of image")
+            if self.is_jpeg:
+                self._check_jpeg(data)
             decoded, _, _ = self._page.decode(data, index, jpegtables=self._tables, _fullsize=True)
             if decoded is None or decoded.shape != (1, self._high, self._wide, 3) or decoded.dtype != np.uint8:
                 raise ValueError("not the tile's size")

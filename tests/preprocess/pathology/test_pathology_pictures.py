@@ -139,3 +139,15 @@ def test_outlines_of_tissue_at_the_slides_edge_are_closed_inside_it(kit: Any, tm
     assert ring[:, 0].max() <= 900
     assert ring[:, 1].max() <= 700
     assert np.ptp(ring, axis=0) == pytest.approx([900, 700], abs=30)
+
+
+def test_private_text_never_leaves(kit: Any, tmp_path: Path) -> None:
+    kit.write_slide(
+        tmp_path / "SENTINEL.tif", kit.stained(500, 500), 0.5, description="SENTINEL patient", software="SENTINEL host"
+    )
+    result = kit.convert(tmp_path)
+    assert len(result.pieces) == 4
+    for piece in result.pieces:
+        assert isinstance(piece.data, bytes)
+        assert b"SENTINEL" not in piece.data
+        assert "SENTINEL" not in repr((piece.geometry, piece.labels, piece.suffix, piece.subject_ids))
