@@ -188,6 +188,9 @@ class Rewriter(Protocol):
     def statistics(self) -> dict[str, float]:
         """Figures for `statistics.json` after all samples, for example the fraction of texts that were cut."""
 
+    def figures(self) -> dict[str, list[float]]:
+        """Values for further histograms of the QC page, by name with unit, of all samples so far."""
+
     def notes(self) -> list[str]:
         """What the user should be told of that."""
 

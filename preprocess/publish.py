@@ -81,6 +81,8 @@ def _write_set(
         size = shard_size or SHARD_SIZES[spec.kind]
         splits[split], extra = write_split(made, spec, split, samples, len(placed), size)
         files |= extra
+    if rewriter is not None:
+        assembly.figures |= rewriter.figures()
     contents = contents | carried | {STATISTICS: canonical_json(_statistics(assembly, spec, rewriter))}
     for name, content in contents.items():
         (made / name).write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -59,7 +60,8 @@ class Shortener:
         self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         self._length = length
         self._chunk = chunk
-        self._texts = self._long = self._stored = self._tokens = 0
+        self._texts = self._long = 0
+        self._lengths = array("I")
         self._last: tuple[bytes, list[tuple[str, int]]] = (b"", [])
 
     def count(self, data: bytes | np.ndarray[Any, Any]) -> int:
@@ -77,8 +79,7 @@ class Shortener:
             text, more = whole[:end], end < len(whole)
         self._texts += part == 0
         self._long += part == 0 and more
-        self._stored += 1
-        self._tokens += tokens
+        self._lengths.append(tokens)
         return text.encode()
 
     def _parts(self, data: bytes) -> list[tuple[str, int]]:
@@ -122,8 +123,12 @@ class Shortener:
         name = "chunked_fraction" if self._chunk else "truncated_fraction"
         return shares | {
             name: self._long / max(self._texts, 1),
-            "mean_tokens": self._tokens / max(self._stored, 1),
+            "mean_tokens": sum(self._lengths) / max(len(self._lengths), 1),
         }
+
+    def figures(self) -> dict[str, list[float]]:
+        """Tokens of each stored text, [CLS] and [SEP] included."""
+        return {"length (tokens)": [float(tokens) for tokens in self._lengths]}
 
     def notes(self) -> list[str]:
         """A warning where more than 5 % were cut."""

@@ -106,6 +106,10 @@ def test_chunks_lose_no_sentence_and_keep_the_order(tmp_path: Path, run: Run) ->
     statistics = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert statistics["truncated_fraction"] == 0.0
     assert statistics["chunked_fraction"] == 0.5
+    lengths = statistics["figures"]["length (tokens)"]
+    assert lengths["n"] == len(keys) + 1
+    assert lengths["mean"] == pytest.approx(statistics["mean_tokens"])
+    assert "Histogram of length (tokens)" in (tmp_path / "out" / "qc" / "index.html").read_text()
     assert run("--split", "train=1", "--long", "chunk", name="again", workers=2)["fingerprint"] == done["fingerprint"]
 
 
