@@ -49,13 +49,13 @@ def rows(setting: Setting) -> Iterator[Row | Remark]:
         (f"DICOM {side} px", _make(setting.made("dicom"), "dcm", count, side)),
         (f"PNG {side} px, 16 bits", _make(setting.made("png"), "png", count // 2, side)),
     ):
-        yield from _compared(setting, title, files)
+        yield from _compared(setting, title, real if real is not None and files is pictures else files[0].parent, files)
 
 
-def _compared(setting: Setting, title: str, files: list[Path]) -> Iterator[Row | Remark]:
+def _compared(setting: Setting, title: str, folder: Path, files: list[Path]) -> Iterator[Row | Remark]:
+    """Ours looks for the files in `folder` itself, the plain way is told them."""
     scratch = setting.made(f"xray {title}")
-    # A folder of real pictures holds other files too: those compared are named.
-    command = Command("xray", tuple(files), scratch)
+    command = Command("xray", (folder,), scratch)
     works = {
         "two": command.with_workers(2),
         "one": command.with_workers(1),
