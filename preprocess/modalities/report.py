@@ -51,10 +51,12 @@ _NO_REPORTS = re.compile(
     r"(read[ _-]?me|licen[cs]e|copying|changelog|sha\d+(sums?)?|md5(sums?)?|index|requirements|citation|notice)\b.*",
     re.IGNORECASE,
 )
+_REMEMBERED = 4096
 _STUDY = re.compile(r"s(\d{8})")
 
 WITHOUT_TEXT = "rows without text"
 TOO_SHORT = "rows too short"
+COPIES = "copies"
 WORDS = "length (words)"
 
 
@@ -202,6 +204,8 @@ class _Rows:
         self.tally: rows.Tally = rows.Tally()
         self._pieces: list[Piece] = []
         self._lengths: list[float] = []
+        self._cleaned: dict[tuple[str, ...], str] = {}
+        self._seen: set[tuple[object, ...]] = set()
 
     def add_table(self, found: Iterable[rows.Row], form: str) -> None:
         """Raises `Refusal` for a table without any column of text."""
@@ -231,7 +235,15 @@ class _Rows:
             cells += cell_sections(cell) or (cell,)
         names = [row[column] for column in self._names if row.get(column)]
         subject = row.get(self._subject, "").strip()
-        text = clean(cells, [*names, *names_in(subject)], self._pairs, deidentified=self._settings["deidentify"])
+        names += names_in(subject)
+        # Tables of a million equal rows exist: "normal" is the commonest report.
+        text = "" if names else self._cleaned.get(tuple(cells), "")
+        if not text:
+            text = clean(cells, names, self._pairs, deidentified=self._settings["deidentify"])
+            if not names:
+                if len(self._cleaned) == _REMEMBERED:
+                    self._cleaned.clear()
+                self._cleaned[tuple(cells)] = text
         row_id = next((found for column in self._ids if (found := row.get(column, "").strip())), None)
         labels: dict[str, Json] = {
             label: row[column].strip() for label, column in self._labels.items() if row.get(column, "").strip()
@@ -251,8 +263,15 @@ class _Rows:
         if words < MIN_WORDS:
             self.tally[TOO_SHORT if text else WITHOUT_TEXT] += 1
             return
-        self._lengths.append(float(words))
         digest = _digest(text)
+        if row_id is None:
+            # Nothing tells this row from an equal one: not even a label can come from elsewhere.
+            about = (digest, subjects, split, *labels.items())
+            if about in self._seen:
+                self.tally[COPIES] += 1
+                return
+            self._seen.add(about)
+        self._lengths.append(float(words))
         ids = tuple(WEAK + digest.hex() if name == WEAK else name for name in subjects)
         self._pieces.append(Piece(digest, self._suffix, text.encode(), self._file.relative, ids, row_id, labels, split))
 

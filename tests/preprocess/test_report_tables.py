@@ -275,3 +275,13 @@ def test_quotes_without_an_end_do_not_swallow_the_table(tmp_path: Path) -> None:
     found, tally = rows(path, "uid")
     assert [row["uid"] for row in found] == [str(number) for number in range(3000) if number != 100]
     assert tally == {READ: 3000, MALFORMED: 1}
+
+
+def test_equal_rows_without_an_id_become_one_sample_and_are_counted(tmp_path: Path) -> None:
+    records = [{"subject": f"S{number % 2}", "text": "The lungs are clear."} for number in range(50)]
+    (conversion,) = convert(write(tmp_path / "a.csv", records))
+    assert [piece.subject_ids[0] for piece in conversion.pieces] == ["S0", "S1"]
+    assert conversion.counts == {"a.csv": {READ: 50, "copies": 48}}
+    with_ids = [{"uid": number, "text": "The lungs are clear."} for number in range(50)]
+    (conversion,) = convert(write(tmp_path / "b.csv", with_ids))
+    assert len(conversion.pieces) == 50
