@@ -101,7 +101,11 @@ def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     add("--max-failures", type=_tolerance, metavar="N|P%",
         help="stop, status 1, when more files fail; staged work stays (default: never)")  # fmt: skip
     add("--dry-run", action="store_true", help="say what would be converted, write nothing")
-    add("--extend", action="store_true", help="take in inputs that are new since the set was made")
+    add(
+        "--extend",
+        action="store_true",
+        help="take in inputs that are new or changed since the set was made, try lost ones again",
+    )
     add("--no-qc", dest="qc", action="store_false", help="leave out qc/index.html")
     who = parser.add_argument_group("subjects and splits")
     who.add_argument("--split", default="train=0.9,val=0.05,test=0.05", metavar="FRACTIONS",
