@@ -26,6 +26,9 @@ from preprocess.split import is_placeholder
 MAX_PIXELS = 1 << 30
 """Default limit of samples (frames x rows x columns x channels) decoded from one file: 2 GiB at 16 bits."""
 
+MAX_FILE_BYTES = 1 << 32
+"""What is read whole: twice the bytes of so many pixels. A file with holes costs its maker nothing to make longer."""
+
 HEADER_ERRORS = (
     InvalidDicomError,
     BytesLengthException,
@@ -110,6 +113,8 @@ def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | N
     try:
         if path.stat().st_size == 0:
             raise failed("empty", "0 bytes")
+        if path.stat().st_size > MAX_FILE_BYTES and not header_only:
+            raise failed("too_large", f"a file of more than {MAX_FILE_BYTES >> 30} GiB")
         present = is_dicom(path)
     except OSError as error:
         raise failed("unreadable", f"cannot be opened ({error.strerror})") from error
