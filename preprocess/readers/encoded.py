@@ -16,7 +16,7 @@ from preprocess.heartbeat import beat
 
 MAX_TEXT_BYTES = 4 << 20
 """A single report is a few kB; a larger text file is something else."""
-MAX_UNPACKED_BYTES = 1 << 30
+MAX_UNPACKED_BYTES = 128 << 20
 """What a compressed table may unpack to: its rows are held in memory as one unit of work, for gzip has no middle."""
 MAX_LINE_CHARACTERS = 4 << 20
 HEAD_BYTES = 4096

@@ -14,8 +14,9 @@ from typing import BinaryIO
 from preprocess.heartbeat import beat
 from preprocess.readers.encoded import find_encoding, is_gzip, read_head
 
-PART_BYTES = 32 << 20
-PART_ROWS = 50_000
+PART_BYTES = 8 << 20
+PART_ROWS = 10_000
+"""Some seconds of work: what a worker says of itself while a unit is being stored is nothing."""
 
 _BLOCK = 1 << 20
 _SAFE = ("utf-8", "ascii", "iso8859", "cp125", "latin")
