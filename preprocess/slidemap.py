@@ -59,7 +59,9 @@ def picture(slide: Slide, plan: Plan, survey: Survey, drawn: Sequence[Tile], los
     pen = ImageDraw.Draw(image)
     for tile, name in _named(survey, drawn, lost):
         box = [round(value * scale) for value in _corners(plan, tile)]
-        pen.rectangle((box[0], box[1], max(box[2] - 1, box[0] + 1), max(box[3] - 1, box[1] + 1)), outline=COLOURS[name])
+        # A px inside its bounds, so that neighbours do not draw over each other.
+        left, top = box[0] + 1, box[1] + 1
+        pen.rectangle((left, top, max(box[2] - 2, left), max(box[3] - 2, top)), outline=COLOURS[name])
     for rings in _outlines(survey):
         for ring in rings:
             pen.line([(x * scale, y * scale) for x, y in ring], fill=COLOURS[TISSUE], width=2)
