@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from medcoss.contracts import UsageError
+from medcoss.contracts import MedcossError, UsageError
 from preprocess.conversion import InputFile, Outcome, Status
 from preprocess.split import Salt
 
@@ -21,7 +21,7 @@ def find_files(roots: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list
     Links are followed, but no folder is entered twice on one way down. The order of `roots` does not matter: where two
     of them hold the same relative path, the one whose root sorts later gets a prefix.
 
-    Raises `UsageError` if a root is missing or nothing is found.
+    Raises `UsageError` if a root is missing or nothing is found, `MedcossError` if a folder cannot be listed.
     """
     closed = {path.resolve() for path in leave_out}
     found: dict[str, InputFile] = {}
@@ -55,8 +55,15 @@ def _walk(root: Path, closed: set[Path]) -> Iterator[tuple[Path, Path]]:
         real = folder.resolve()
         if real in above or real in closed:
             continue
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            # Folders bear patients' names, and this line may go to a log.
+            raise MedcossError(
+                f"a folder in {root} cannot be listed ({error.strerror}): check its permissions; "
+                "find DIR -type d ! -readable names such folders"
+            ) from error
         folders = {entry.name for entry in listed if _is_folder(entry)}
         stack += [(Path(entry.path), (*above, real)) for entry in reversed(listed) if entry.name in folders]
         yield from ((real, Path(entry.path)) for entry in listed if entry.name not in folders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -120,6 +121,24 @@ def test_a_label_column_that_no_table_has_is_refused_before_any_work(
     assert capsys.readouterr().err.startswith("error: --label-column findings: no table")
     assert not (tmp_path / "out").exists()
     assert main([*words, "--label-column", "finding"]) == 0
+
+
+def test_a_folder_that_cannot_be_listed_is_not_named(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_reports(tmp_path / "raw" / "MILLER^ANNA")
+    real = os.scandir
+
+    def denied(folder: Path) -> object:
+        if Path(folder).name.startswith("MILLER"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr("os.scandir", denied)
+    assert main(["report", "--in", str(tmp_path / "raw"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: a folder in {tmp_path / 'raw'} cannot be listed (Permission denied)")
+    assert "MILLER" not in error
 
 
 def test_a_full_disk_is_named_by_the_set_that_was_written(
