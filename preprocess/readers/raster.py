@@ -26,6 +26,9 @@ from preprocess.conversion import failed
 MAX_PIXELS = 200_000_000
 """Default limit of pixels decoded from one raster file; 600 MB as RGB."""
 
+_FILE_BYTES_A_PIXEL = 16
+"""Four channels of 32 bits."""
+
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
@@ -100,6 +103,9 @@ def open_raster(path: Path, *, max_pixels: int = MAX_PIXELS, side: int | None = 
             raise failed("empty", "0 bytes")
         # Pillow's own limit warns at one size and fails at twice it; the check below refuses before any decoding.
         Image.MAX_IMAGE_PIXELS = None
+        if path.stat().st_size > _FILE_BYTES_A_PIXEL * max_pixels:
+            # A parser would look for the next marker up to the end of a file with holes.
+            raise failed("too_large", f"a file of {path.stat().st_size} bytes")
         # An open file, not a path: Pillow would map the file into memory, where one that shrinks meanwhile kills the
         # process, and where the rows of an uncompressed TIFF that is to be turned come out at a wrong length.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
