@@ -27,6 +27,7 @@ from preprocess.conversion import (
 )
 from preprocess.dispatch import Lost, dispatch
 from preprocess.executor import StalledError
+from preprocess.heartbeat import beat
 from preprocess.inputs import input_id, stamp
 from preprocess.labels import Labels
 from preprocess.split import Salt, Subjects, split_name
@@ -194,6 +195,7 @@ def _stage(task: Task, unit_id: str, unit: Unit, marker: str, conversion: Conver
     ids = {file.relative: input_id(task.salt, file.relative) for file in unit.files}
     files = {file.relative: file for file in unit.files}
     for piece in conversion.pieces:
+        beat()
         token, known, labels, split = _identity(task, files[piece.file], piece)
         content = task.salt.token("key", task.modality, piece.content, length=26)
         writer.add(
