@@ -26,6 +26,9 @@ _PLAUSIBLE_MPP = (0.02, 50.0)
 _PLAIN_TIFF = ("aperio", "generic-tiff")
 """Vendors, in OpenSlide's words, whose levels lie in TIFF pages without gaps or overlaps between tiles."""
 
+_TILE_PX = 1 << 26
+"""The library decodes tiles whole, whatever part is asked for; a scanner's are 256 to 4096 px wide."""
+
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _RASTER_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
 
@@ -94,6 +97,12 @@ class OpenSlideImage:
         self._library = openslide
         self._path = path
         self._slide = openslide.OpenSlide(path)
+        sides = [f"openslide.level[{index}].tile-{{}}" for index in range(self._slide.level_count)]
+        properties = self._slide.properties
+        for side in sides:
+            if int(properties.get(side.format("width"), 0)) * int(properties.get(side.format("height"), 0)) > _TILE_PX:
+                self._slide.close()
+                raise failed("too_large", "a level whose tiles are beyond measure")
         sizes, spans = self._slide.level_dimensions, self._slide.level_downsamples
         self.levels: tuple[Level, ...] = tuple(
             Level(index, size[0], size[1], float(span))
