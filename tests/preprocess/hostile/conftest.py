@@ -423,6 +423,11 @@ class Hostile:
     stained = staticmethod(stained)
 
     @staticmethod
+    def alone(data: bytes, number: int) -> bytes:
+        """A DICOM object as a series of its own, of which no other object is a copy."""
+        return _alone(data, number)
+
+    @staticmethod
     def sound(seed: Seed, number: int) -> bytes:
         """The seed's file, a series of its own."""
         return seed.wrap(_alone(seed.inner, number))
