@@ -25,7 +25,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in attention loader preprocess; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 install: $(INSTALLED)
 
