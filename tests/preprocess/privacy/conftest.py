@@ -219,6 +219,7 @@ def plant_xray(folder: Path, plant: Planter) -> list[str]:
     cut = place / f"{plant.name()}.dcm"
     _dicom(cut, plant, "CR", picture, 4, PhotometricInterpretation="MONOCHROME1")
     cut.write_bytes(cut.read_bytes()[:-400])
+    plant.names.pop()  # the one at the file's end is cut off with it
     _dicom(place / f"{plant.name()}.dcm", plant, "CR", picture, 5, PhotometricInterpretation=plant.name()[:16])
     _images(folder / plant.name(), plant, (picture >> 4).astype(np.uint8))
     return ["--size", "16"]
