@@ -152,7 +152,7 @@ def _open_parquet(path: Path) -> Any:
 
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a column's name
         raise failed("unreadable", "no Parquet file, or a damaged one") from error
 
 

@@ -236,6 +236,14 @@ def test_what_is_no_table_has_its_reason(tmp_path: Path, name: str, content: byt
         convert(tmp_path / name)
 
 
+def test_a_parquet_column_whose_name_is_no_text_is_unreadable(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"impression": ["It is well."], "zeta": ["a"]}), tmp_path / "a.parquet", compression="gzip")
+    assert len(convert(tmp_path / "a.parquet")) == 1
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes().replace(b"zeta", b"z\x80ta"))
+    with pytest.raises(Refusal, match="unreadable"):
+        convert(tmp_path / "a.parquet")
+
+
 def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoded, "MAX_UNPACKED_BYTES", 1 << 20)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"text\n" + b"It is well.\n" * 100_000))
