@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from medcoss.contracts import MedcossError
 from preprocess.conversion import (
     Conversion,
     InputFile,
-    Inspected,
     Json,
     Modality,
     Outcome,
@@ -117,30 +116,16 @@ def _lost(error: Lost) -> Outcome:
     return Outcome(Status.FAILED, "stalled" if isinstance(error, StalledError) else "worker_died", str(error))
 
 
-def inspect_all(
-    modality: Modality, files: Sequence[InputFile], settings: Settings
-) -> tuple[list[Inspected], dict[str, Outcome]]:
-    """What the modality says of each file, and the outcomes of those it refuses, by relative path; in this process."""
-    inspected: list[Inspected] = []
-    outcomes: dict[str, Outcome] = {}
-    for file in files:
-        about = _inspect(modality, file, settings)
-        if isinstance(about, Outcome):
-            outcomes[file.relative] = about
-        else:
-            inspected.append(Inspected(file, about))
-    return inspected, outcomes
-
-
 def _inspect_in_worker(file: InputFile) -> dict[str, Json] | Outcome | Defect:
     task = _TASK[0]
     try:
-        return _inspect(_modality(task), file, {**task.settings, **task.private})
+        return inspect_one(_modality(task), file, {**task.settings, **task.private})
     except Exception as error:  # noqa: BLE001 -- told to the user as a defect; the other files go on
         return Defect(type(error).__name__, traceback.format_exc())
 
 
-def _inspect(modality: Modality, file: InputFile, settings: Settings) -> dict[str, Json] | Outcome:
+def inspect_one(modality: Modality, file: InputFile, settings: Settings) -> dict[str, Json] | Outcome:
+    """What the modality says of a file, or the outcome of one that it refuses."""
     try:
         return modality.inspect(file, settings)
     except (Refusal, OSError, MemoryError) as error:

@@ -16,14 +16,12 @@ from preprocess.modalities import report
 from preprocess.readers.sections import sections
 from preprocess.readers.text import sentences
 from preprocess.tokens import Shortener
-from preprocess.workers import inspect_all
+from tests.support import discovery
 
 
 def discover(files: Sequence[InputFile], settings: dict[str, Any]) -> Discovery:
     """Units and outcomes as the engine finds them."""
-    inspected, refused = inspect_all(report, files, settings)
-    found = report.group(inspected, settings)
-    return Discovery(found.units, refused | found.outcomes)
+    return discovery.discover(report, files, settings)
 
 
 def settings(*words: str) -> dict[str, Any]:

@@ -21,16 +21,14 @@ from preprocess.conversion import Conversion, Discovery, InputFile, Refusal, Sta
 from preprocess.modalities import xray
 from preprocess.readers import radiograph
 from preprocess.reasons import REASONS
-from preprocess.workers import inspect_all
+from tests.support import discovery
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 
 
 def discover(files: Sequence[InputFile], settings: dict[str, Any]) -> Discovery:
     """Units and outcomes as the engine finds them."""
-    inspected, refused = inspect_all(xray, files, settings)
-    found = xray.group(inspected, settings)
-    return Discovery(found.units, refused | found.outcomes)
+    return discovery.discover(xray, files, settings)
 
 
 def options(*words: str) -> dict[str, Any]:

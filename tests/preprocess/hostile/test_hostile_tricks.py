@@ -11,7 +11,6 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -71,12 +70,12 @@ def zeros(count: int) -> tuple[bytes, int]:
     return block * (count // size) + end, (count % 65521) << 16 | 1
 
 
-def png_bomb(hostile: Any, side: int) -> bytes:
+def png_bomb(side: int) -> bytes:
     stream, adler = zeros(side * (side + 1))
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", b"\x78\xda" + stream + struct.pack(">I", adler)), (b"IEND", b"")]
     parts = [struct.pack(">I", len(data)) + name + data + bytes(4) for name, data in chunks]
-    return bytes(hostile.mend_png(b"\x89PNG\r\n\x1a\n" + b"".join(parts)))
+    return bytes(seeds.mend_png(b"\x89PNG\r\n\x1a\n" + b"".join(parts)))
 
 
 def gzip_bomb(head: bytes, count: int) -> bytes:
@@ -86,9 +85,9 @@ def gzip_bomb(head: bytes, count: int) -> bytes:
     return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + start + zeros(count)[0] + bytes(8)
 
 
-def deflated_bomb(hostile: Any, modality: str, count: int) -> bytes:
+def deflated_bomb(modality: str, count: int) -> bytes:
     """A deflated DICOM object with a private element of `count` zeros."""
-    plain = hostile.dicom(modality, "deflated", hostile.smooth(24, 20))
+    plain = seeds.dicom(modality, "deflated", seeds.smooth(24, 20))
     start = 144 + struct.unpack_from("<I", plain, 140)[0]
     elements = zlib.decompress(plain[start:], -zlib.MAX_WBITS)
     place = elements.index(b"\x28\0\x02\0US")
@@ -112,20 +111,20 @@ def nifti_header(shape: tuple[int, int, int], offset: float = 352.0) -> bytes:
     return bytes(header)
 
 
-def test_bombs_among_radiographs(hostile: Any, tmp_path: Path) -> None:
+def test_bombs_among_radiographs(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    sound = hostile.dicom("CR", "explicit", hostile.smooth(24, 20))
-    (folder / "sound.dcm").write_bytes(hostile.alone(sound, 1))
-    (folder / "large.png").write_bytes(png_bomb(hostile, 60_000))
-    (folder / "deflated.dcm").write_bytes(deflated_bomb(hostile, "CR", 3 << 30))
-    forged = hostile.dicom("CR", "explicit", hostile.smooth(24, 20), NumberOfFrames="2000000000")
-    (folder / "frames.dcm").write_bytes(hostile.alone(forged, 2))
-    side = hostile.alone(hostile.dicom("CR", "j2k", hostile.smooth(24, 20)), 3)
+    sound = seeds.dicom("CR", "explicit", seeds.smooth(24, 20))
+    (folder / "sound.dcm").write_bytes(seeds.alone(sound, 1))
+    (folder / "large.png").write_bytes(png_bomb(60_000))
+    (folder / "deflated.dcm").write_bytes(deflated_bomb("CR", 3 << 30))
+    forged = seeds.dicom("CR", "explicit", seeds.smooth(24, 20), NumberOfFrames="2000000000")
+    (folder / "frames.dcm").write_bytes(seeds.alone(forged, 2))
+    side = seeds.alone(seeds.dicom("CR", "j2k", seeds.smooth(24, 20)), 3)
     rows = side.index(b"\x28\0\x10\0US\x02\0") + 8
     (folder / "sides.dcm").write_bytes(side[:rows] + b"\xff\xff\x28\0\x11\0US\x02\0\xff\xff" + side[rows + 12 :])
     with (folder / "hole.dcm").open("wb") as file:  # ends 5 GB after its header without taking any room
-        file.write(hostile.alone(sound, 4)[:-960])
+        file.write(seeds.alone(sound, 4)[:-960])
         file.seek(-4, os.SEEK_CUR)
         file.write(struct.pack("<I", 0xFFFFFFF0))
         file.truncate(5 << 30)
@@ -139,14 +138,14 @@ def test_bombs_among_radiographs(hostile: Any, tmp_path: Path) -> None:
     assert run.peak_kib < PEAK_KIB
 
 
-def test_bombs_among_volumes(hostile: Any, tmp_path: Path) -> None:
+def test_bombs_among_volumes(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    (folder / "sound.dcm").write_bytes(hostile.dicom("CT", "explicit", hostile.smooth(10, 16, 16)))
+    (folder / "sound.dcm").write_bytes(seeds.dicom("CT", "explicit", seeds.smooth(10, 16, 16)))
     (folder / "large.nii.gz").write_bytes(gzip_bomb(nifti_header((20_000, 20_000, 20_000)), 1 << 30))
     (folder / "offset.nii.gz").write_bytes(gzip_bomb(nifti_header((12, 12, 12), 3e9), 4 << 30))
     (folder / "trailing.nii.gz").write_bytes(gzip_bomb(nifti_header((12, 12, 12)), 4 << 30))
-    (folder / "deflated.dcm").write_bytes(deflated_bomb(hostile, "CT", 3 << 30))
+    (folder / "deflated.dcm").write_bytes(deflated_bomb("CT", 3 << 30))
     head = "ObjectType = Image\nNDims = 3\nBinaryData = True\nCompressedData = True\nElementSpacing = 2 2 2\n"
     stream, adler = zeros(1 << 30)
     packed = b"\x78\xda" + stream + struct.pack(">I", adler)
@@ -183,18 +182,18 @@ def forged_tiff(width: int, height: int, tile: int, data: bytes) -> bytes:
     return head.ljust(400, b"\0") + struct.pack("<II", 20000, 1) + bytes(104) + data
 
 
-def test_bombs_among_slides(hostile: Any, tmp_path: Path) -> None:
+def test_bombs_among_slides(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    seeds = {seed.name: seed for seed in hostile.families["pathology"]["tiff"]()}
-    (folder / "sound.tiff").write_bytes(seeds["jpeg.tiff"].inner)
+    slides = {seed.name: seed for seed in seeds.tiff_seeds()}
+    (folder / "sound.tiff").write_bytes(slides["jpeg.tiff"].inner)
     stream, adler = zeros(60_000 * 60_000 * 3)
     packed = b"\x78\xda" + stream + struct.pack(">I", adler)
     (folder / "tile.tiff").write_bytes(forged_tiff(60_000, 60_000, 60_000, packed))
     (folder / "tile.svs").write_bytes(forged_tiff(30_000, 30_000, 32_752, packed))
     (folder / "size.tiff").write_bytes(forged_tiff(4_000_000_000, 4_000_000_000, 256, packed[:5000]))
     (folder / "wide.tiff").write_bytes(forged_tiff(2_000_000_000, 64, 256, packed[:5000]))
-    (folder / "large.png").write_bytes(png_bomb(hostile, 60_000))
+    (folder / "large.png").write_bytes(png_bomb(60_000))
     run = Run("pathology", folder, "--size", "32")
     assert run.reasons.pop("sound.tiff") == "written"
     assert set(run.reasons.values()) <= {"too_large", "unreadable", "no_tissue"}, run.reasons
@@ -210,7 +209,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("modality", ["report", "xray"])
-def test_no_name_is_too_strange(modality: str, hostile: Any, tmp_path: Path) -> None:
+def test_no_name_is_too_strange(modality: str, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     suffix = {"report": b".txt", "xray": b".png"}[modality]
@@ -220,7 +219,7 @@ def test_no_name_is_too_strange(modality: str, hostile: Any, tmp_path: Path) -> 
             return f"FINDINGS: Case {number} is clear.\nIMPRESSION: No acute disease in {number}.\n".encode()
         from PIL import Image
 
-        return bytes(hostile.png(Image.fromarray((hostile.smooth(24, 20 + number) >> 4).astype(np.uint8))))
+        return bytes(seeds.png(Image.fromarray((seeds.smooth(24, 20 + number) >> 4).astype(np.uint8))))
 
     for number, name in enumerate(NAMES):
         place = os.fsencode(folder) + b"/" + name
@@ -280,11 +279,11 @@ def test_links_pipes_and_devices_hang_nothing(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_headers_that_name_other_files_lead_nowhere(hostile: Any, tmp_path: Path) -> None:
+def test_headers_that_name_other_files_lead_nowhere(tmp_path: Path) -> None:
     folder, outside = tmp_path / "in", tmp_path / "outside"
     folder.mkdir()
     outside.mkdir()
-    values = (hostile.smooth(12, 12, 12).astype(np.int32) - 1024).astype(np.int16)
+    values = (seeds.smooth(12, 12, 12).astype(np.int32) - 1024).astype(np.int16)
     (outside / "secret.raw").write_bytes(values.tobytes())
     (folder / "sound.raw").write_bytes((values + 1).tobytes())
     meta = "ObjectType = Image\nNDims = 3\nBinaryData = True\nElementSpacing = 2 2 2\nDimSize = 12 12 12\n"
@@ -317,11 +316,11 @@ def test_headers_that_name_other_files_lead_nowhere(hostile: Any, tmp_path: Path
     assert manifest["inputs"]["written"] == 2 + sum(reason == "written" for reason in by_link.values())
 
 
-def test_slides_that_name_other_files_lead_nowhere(hostile: Any, tmp_path: Path) -> None:
+def test_slides_that_name_other_files_lead_nowhere(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "forged").mkdir(parents=True)
-    seeds = {seed.name: seed for seed in hostile.families["pathology"]["tiff"]()}
-    (folder / "sound.tiff").write_bytes(seeds["jpeg.tiff"].inner)
+    slides = {seed.name: seed for seed in seeds.tiff_seeds()}
+    (folder / "sound.tiff").write_bytes(slides["jpeg.tiff"].inner)
     (tmp_path / "secret.dat").write_bytes(b"Zzsecret" * 4000)
     (folder / "forged.mrxs").write_bytes(b"\xff\xd8\xff\xd9")
     (folder / "forged" / "Slidedat.ini").write_text(
@@ -340,14 +339,14 @@ def test_slides_that_name_other_files_lead_nowhere(hostile: Any, tmp_path: Path)
     assert not run.holds(b"Zzsecret")
 
 
-def test_a_dicomdir_is_no_image(hostile: Any, tmp_path: Path) -> None:
+def test_a_dicomdir_is_no_image(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     from pydicom.fileset import FileSet
 
     source = tmp_path / "one.dcm"
     needed = {"PatientName": "Zz", "StudyID": "1", "StudyDate": "20200101", "StudyTime": "12", "SeriesNumber": 1}
-    source.write_bytes(hostile.dicom("CT", "explicit", hostile.smooth(10, 16, 16), InstanceNumber=1, **needed))
+    source.write_bytes(seeds.dicom("CT", "explicit", seeds.smooth(10, 16, 16), InstanceNumber=1, **needed))
     files = FileSet()
     files.add(source)
     files.write(folder)

@@ -17,7 +17,7 @@ from PIL import Image
 from preprocess.conversion import Conversion, Discovery, InputFile, Refusal
 from preprocess.modalities import pathology
 from preprocess.reasons import REASONS
-from preprocess.workers import inspect_all
+from tests.support.discovery import discover
 
 
 class Kit:
@@ -65,9 +65,7 @@ class Kit:
         """Units and outcomes as the engine finds them."""
         paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
         files = [InputFile(path, path.relative_to(root).as_posix()) for path in paths]
-        inspected, refused = inspect_all(pathology, files, settings)
-        found = pathology.group(inspected, settings)
-        return Discovery(found.units, refused | found.outcomes)
+        return discover(pathology, files, settings)
 
     def convert(self, root: Path, settings: dict[str, Any] | None = None) -> Conversion:
         """All files below root; conversions merged, counts of all files summed under "". A refusal counts for all

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from preprocess.conversion import Conversion, InputFile, Outcome
-from preprocess.workers import inspect_all
+from tests.support.discovery import discover
 
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 
@@ -105,9 +105,8 @@ def run(
     """Discover and convert; returns conversions, every file's outcome and the settings."""
     module = importlib.import_module(f"preprocess.modalities.{modality}")
     settings = options(modality, *words)
-    inspected, outcomes = inspect_all(module, files, settings)
-    discovery = module.group(inspected, settings)
-    outcomes |= discovery.outcomes
+    discovery = discover(module, files, settings)
+    outcomes = dict(discovery.outcomes)
     conversions = []
     for unit in discovery.units:
         conversion = module.convert(unit, settings)
