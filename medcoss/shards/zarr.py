@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import google_crc32c
 import numpy as np
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 _CRC_BYTES = 4
 _ABSENT = (1 << 64) - 1
 """Offset and size of a chunk that a shard does not hold (the last shard is rarely full)."""
-_LEVEL = 3
+_LEVEL = 1
+_MAX_BLOCK_BYTES = 2 << 20
+"""A sample of usual size is one block of Blosc's. Smaller blocks, and higher levels of Zstandard on shuffled data, take
+twice to three times the time to write and a third more to read, and come out larger (docs/performance.md).
+"""
 _STRINGS_A_CHUNK = 1 << 14
 """Keys or records in one file: they are read as a whole, so few files are better."""
 
@@ -84,10 +88,22 @@ def _noted(samples: Iterator[Sample], keys: list[str], records: list[str]) -> It
         yield sample
 
 
-def _codecs(dtype: np.dtype[Any]) -> tuple[BytesBytesCodec, ...]:
+def _codecs(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[BytesBytesCodec, ...]:
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    return BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=_LEVEL, shuffle="bitshuffle"), Crc32cCodec()
+    blosc = BloscCodec(
+        typesize=dtype.itemsize, cname="zstd", clevel=_LEVEL, shuffle=_shuffle(dtype), blocksize=_block(dtype, shape)
+    )
+    return blosc, Crc32cCodec()
+
+
+def _shuffle(dtype: np.dtype[Any]) -> Literal["shuffle", "bitshuffle"]:
+    """Few of an integer's bits change from voxel to voxel; a float's mantissa is noise, whose bytes are best kept."""
+    return "shuffle" if dtype.kind == "f" else "bitshuffle"
+
+
+def _block(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return min(math.prod(shape) * dtype.itemsize, _MAX_BLOCK_BYTES)
 
 
 def _create_volume(group: Path, spec: ModalitySpec, count: int, shard_size: int) -> None:
@@ -101,7 +117,7 @@ def _create_volume(group: Path, spec: ModalitySpec, count: int, shard_size: int)
         dtype=dtype,
         chunks=(1, *shape),
         shards=(shard_size, *shape),
-        compressors=_codecs(dtype),
+        compressors=_codecs(dtype, shape),
         dimension_names=("sample", "z", "y", "x"),
     )
 
@@ -144,7 +160,8 @@ def _compress(sample: Sample, spec: ModalitySpec) -> bytes:
     # Threads inside Blosc finish blocks in any order: the same input would give other bytes.
     blosc.use_threads = False
     little = np.ascontiguousarray(data, dtype=dtype.newbyteorder("<"))
-    return bytes(blosc.compress(little, b"zstd", _LEVEL, blosc.BITSHUFFLE))
+    shuffle = blosc.SHUFFLE if _shuffle(dtype) == "shuffle" else blosc.BITSHUFFLE
+    return bytes(blosc.compress(little, b"zstd", _LEVEL, shuffle, _block(dtype, shape)))
 
 
 def _with_crc(data: bytes) -> bytes:
