@@ -110,24 +110,57 @@ def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | N
     A file without the preamble is accepted if it parses to an object with a SOP class. Refused: `empty`, `unreadable`,
     `too_large` (deflated).
     """
+    return _read(path, header_only=header_only, tags=tags)[0]
+
+
+def open_header(path: Path, tags: Sequence[int]) -> tuple[Dataset, int]:
+    """As `open_dicom` for a header, with the byte where its pixel data begin for `add_pixels`."""
+    return _read(path, header_only=True, tags=tags)
+
+
+def add_pixels(header: Dataset, path: Path, start: int) -> Dataset:
+    """The pixel data of an object whose header was read up to byte `start`, put into it; reads the header no more.
+
+    `header` needs the elements of `PIXEL_TAGS`. Refused: `too_large`, `unreadable`.
+    """
+    implicit, little = header.original_encoding
+    if transfer_syntax(header).is_deflated or implicit is None or little is None:
+        return open_dicom(path, tags=PIXEL_TAGS)
+    with sound_header("the file"):
+        _refuse_long(path)
+        with path.open("rb") as stream:
+            stream.seek(start)
+            rest = pydicom.filereader.read_dataset(stream, implicit, little, specific_tags=list(PIXEL_TAGS))
+        header.update(rest)
+    return header
+
+
+def _refuse_long(path: Path) -> None:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise failed("too_large", f"a file of more than {MAX_FILE_BYTES >> 30} GiB")
+
+
+def _read(path: Path, *, header_only: bool, tags: Sequence[int] | None) -> tuple[Dataset, int]:
     try:
         if path.stat().st_size == 0:
             raise failed("empty", "0 bytes")
-        if path.stat().st_size > MAX_FILE_BYTES and not header_only:
-            raise failed("too_large", f"a file of more than {MAX_FILE_BYTES >> 30} GiB")
+        if not header_only:
+            _refuse_long(path)
         present = is_dicom(path)
     except OSError as error:
         raise failed("unreadable", f"cannot be opened ({error.strerror})") from error
     kept = None if tags is None else [*tags, _SOP_CLASS]
     with sound_header("the file"):
         refuse_inflating(path)
-        dataset = pydicom.dcmread(path, stop_before_pixels=header_only, force=not present, specific_tags=kept)
+        with path.open("rb") as stream:
+            dataset = pydicom.dcmread(stream, stop_before_pixels=header_only, force=not present, specific_tags=kept)
+            place = stream.tell()
         if _SOP_CLASS not in dataset and not header_only:
             # pydicom drops everything when a file ends inside compressed pixel data: the header alone tells which.
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not present, specific_tags=kept)
         if _SOP_CLASS not in dataset and dataset.file_meta.get("MediaStorageSOPClassUID") != _DICOMDIR:
             raise failed("unreadable", "not a DICOM file" if not present else "the file ends inside its header")
-    return dataset
+    return dataset, place
 
 
 def transfer_syntax(dataset: Dataset) -> UID:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import imagecodecs
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
-from preprocess.conversion import failed, skipped
+from preprocess.conversion import Refusal, failed, skipped
 from preprocess.heartbeat import beat
 from preprocess.readers.dicom import MAX_PIXELS
 from preprocess.readers.itk_files import as_standard, read_itk, three_dimensional
@@ -24,6 +27,8 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_GZIP = b"\x1f\x8b"
+_AT_ONCE_BYTES = 1 << 28
 _BLOCK_VOXELS = 1 << 20
 _MAX_OFFSET = 1 << 26
 """Bytes before the voxels: extensions take some megabytes at most; a compressed file may promise any number."""
@@ -40,8 +45,7 @@ def read_volume_file(path: Path, *, max_voxels: int = MAX_PIXELS, beside: Collec
         if path.stat().st_size == 0:
             raise failed("empty", "0 bytes")
         if path.name.lower().endswith(NIFTI_SUFFIXES):
-            with _opened(path) as stream:
-                values, affine = _read_nifti(stream, max_voxels)
+            values, affine = _read_nifti_file(path, max_voxels)
         else:
             values, affine = read_itk(path, max_voxels, beside)
     except (EOFError, zlib.error) as error:
@@ -51,10 +55,37 @@ def read_volume_file(path: Path, *, max_voxels: int = MAX_PIXELS, beside: Collec
     return to_lps(values, affine)
 
 
+def _read_nifti_file(path: Path, max_voxels: int) -> tuple[Array, Array]:
+    whole = _unpacked_at_once(path)
+    if whole is not None:
+        # Where files were joined, the first alone was unpacked: what it lacks is left to the stream.
+        with contextlib.suppress(Refusal):
+            return _read_nifti(io.BytesIO(whole), max_voxels)
+    with _opened(path) as stream:
+        return _read_nifti(stream, max_voxels)
+
+
+def _unpacked_at_once(path: Path) -> bytes | None:
+    """The content of a small sound gzip file, three times as fast as its stream; None for all others.
+
+    It is unpacked into the size that its last bytes promise, so a bomb fills no more than that.
+    """
+    if not 18 < path.stat().st_size <= _AT_ONCE_BYTES:
+        return None
+    packed = path.read_bytes()
+    size = int.from_bytes(packed[-4:], "little")
+    if not packed.startswith(_GZIP) or size > _AT_ONCE_BYTES:
+        return None
+    try:
+        return bytes(imagecodecs.gzip_decode(packed, out=size))
+    except imagecodecs.DeflateError:
+        return None
+
+
 def _opened(path: Path) -> BinaryIO:
     """The uncompressed bytes, whatever the suffix says of compression."""
     with path.open("rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
+        packed = stream.read(2) == _GZIP
     return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from preprocess.conversion import InputFile, Outcome, Refusal, failed, skipped
 from preprocess.heartbeat import beat
-from preprocess.readers.dicom import MAX_PIXELS, PIXEL_TAGS, decode_pixels, open_dicom, subject_ids
+from preprocess.readers.dicom import MAX_PIXELS, PIXEL_TAGS, open_dicom, open_header, subject_ids
 from preprocess.readers.frames import FRAME_TAGS, Frame, frames_of, image_type
-from preprocess.readers.mosaic import frames_of_mosaic, slices_of_mosaic
+from preprocess.readers.mosaic import frames_of_mosaic
+from preprocess.readers.slice_pixels import SlicePixels, rescaled
 from preprocess.readers.volume import Array, Volume, to_lps
 
 MIN_SLICES = 8
@@ -77,10 +78,11 @@ def series_volumes(
     Echoes, b-values, acquisitions and times are volumes of their own, Siemens mosaics one volume a file.
     """
     frames: list[Frame] = []
+    pixels = SlicePixels(max_pixels)
     ids: tuple[str, ...] = ()
     for file in sorted(files, key=lambda file: file.relative):
         try:
-            header = open_dicom(file.path, header_only=True, tags=FRAME_TAGS)
+            header, start = open_header(file.path, (*FRAME_TAGS, *PIXEL_TAGS))
             if "MOSAIC" in image_type(header):
                 found = frames_of_mosaic(file, open_dicom(file.path, header_only=True))
             else:
@@ -88,12 +90,12 @@ def series_volumes(
             for frame in found:
                 check(frame)
             ids = ids or subject_ids(header)
+            pixels.add(file, header, start)
         except Refusal as refusal:
             reading.outcomes[file.relative] = refusal.outcome
         else:
             frames += found
         beat()
-    pixels = _Pixels(max_pixels)
     frames = _single_instances(frames, pixels, reading)
     clusters = _orientations(frames)
     for cluster in clusters:
@@ -112,45 +114,7 @@ def series_volumes(
                 del loaded
 
 
-class _Pixels:
-    """Stored values by frame. Those of a file are decoded once."""
-
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._decoded: dict[str, Array | Refusal] = {}
-
-    def of(self, frame: Frame) -> Array:
-        """Stored values (rows, columns). Raises the `Refusal` met while decoding."""
-        name = frame.file.relative
-        if name not in self._decoded:
-            self._decoded[name] = _decoded(frame, self._max_pixels)
-            beat()
-        values = self._decoded[name]
-        if isinstance(values, Refusal):
-            raise values
-        if frame.number >= len(values):
-            raise failed("truncated_pixels", f"{len(values)} frames, expected {frame.number + 1} or more")
-        return np.asarray(values[frame.number])
-
-    def forget(self, frames: Iterable[Frame]) -> None:
-        """Drop the values of frames not asked for again; those of a multi-frame file stay until the unit ends."""
-        for frame in frames:
-            values = self._decoded.get(frame.file.relative)
-            if values is not None and not isinstance(values, Refusal) and len(values) == 1:
-                del self._decoded[frame.file.relative]
-
-
-def _decoded(frame: Frame, max_pixels: int) -> Array | Refusal:
-    try:
-        values = decode_pixels(open_dicom(frame.file.path, tags=PIXEL_TAGS), max_pixels=max_pixels)
-    except Refusal as refusal:
-        return refusal
-    if frame.tiles > 1:
-        return slices_of_mosaic(values, frame.tiles)
-    return values.reshape(-1, *values.shape[-2:])
-
-
-def _readable(frames: Iterable[Frame], pixels: _Pixels, reading: Reading) -> list[Frame]:
+def _readable(frames: Iterable[Frame], pixels: SlicePixels, reading: Reading) -> list[Frame]:
     kept = []
     for frame in frames:
         try:
@@ -162,7 +126,7 @@ def _readable(frames: Iterable[Frame], pixels: _Pixels, reading: Reading) -> lis
     return kept
 
 
-def _best(frames: Sequence[Frame], pixels: _Pixels) -> Frame:
+def _best(frames: Sequence[Frame], pixels: SlicePixels) -> Frame:
     """The lossless, then the original, then whichever has the smallest digest: the same for any order of the input."""
     return min(
         frames,
@@ -175,7 +139,7 @@ def _best(frames: Sequence[Frame], pixels: _Pixels) -> Frame:
     )
 
 
-def _single_instances(frames: Sequence[Frame], pixels: _Pixels, reading: Reading) -> list[Frame]:
+def _single_instances(frames: Sequence[Frame], pixels: SlicePixels, reading: Reading) -> list[Frame]:
     by_instance: dict[tuple[str, int], list[Frame]] = {}
     for frame in frames:
         by_instance.setdefault((frame.instance, frame.number), []).append(frame)
@@ -238,7 +202,7 @@ def _tolerance(spacing: float) -> float:
 
 
 def _assemble(
-    frames: Sequence[Frame], pixels: _Pixels, reading: Reading, padding_becomes: float | None
+    frames: Sequence[Frame], pixels: SlicePixels, reading: Reading, padding_becomes: float | None
 ) -> tuple[Volume, list[Frame]]:
     """One volume from slices of one orientation. Refused: `too_few_slices`, `gap`, `variable_spacing`, ..."""
     places = _by_position(frames)
@@ -252,12 +216,12 @@ def _assemble(
         chosen = readable[0] if len(readable) == 1 else _best(readable, pixels)
         others = [frame for frame in readable if frame.file != chosen.file]
         reading.refuse(others, skipped("duplicate_position", f"{len(readable)} slices at one position"))
-        rescaled = _rescaled(pixels.of(chosen), chosen, padding_becomes)
+        real = rescaled(pixels.of(chosen), chosen, padding_becomes)
         if not slices:
-            values = np.empty((len(places), *rescaled.shape), rescaled.dtype)
-        elif rescaled.dtype == np.float32 and values.dtype == np.int16:
+            values = np.empty((len(places), *real.shape), real.dtype)
+        elif real.dtype == np.float32 and values.dtype == np.int16:
             values = values.astype(np.float32)
-        values[len(slices)] = rescaled
+        values[len(slices)] = real
         slices.append(chosen)
         pixels.forget(readable)
     if len(slices) < MIN_SLICES:
@@ -306,20 +270,3 @@ def _slice_step(slices: Sequence[Frame]) -> Array:
     if astray > max(0.5, 0.5 * slices[0].spacing[0], _tolerance(usual)):
         raise failed("variable_spacing", f"slices lie up to {astray:.1f} mm off a line")
     return step
-
-
-def _rescaled(stored: Array, frame: Frame, padding_becomes: float | None) -> Array:
-    """Real values of one slice: int16 where slope and intercept are whole and all values fit, else float32."""
-    scaled: Array
-    small = abs(frame.slope) < 1 << 14 and abs(frame.intercept) < 1 << 30
-    if stored.dtype.kind in "iu" and small and frame.slope.is_integer() and frame.intercept.is_integer():
-        wide = np.int64 if stored.dtype.itemsize > 2 else np.int32
-        scaled = stored.astype(wide) * int(frame.slope) + int(frame.intercept)
-    else:
-        scaled = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
-    if padding_becomes is not None and frame.padding is not None:
-        scaled[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = padding_becomes
-    if scaled.dtype.kind == "f":
-        return scaled
-    fits = scaled.min() >= -(1 << 15) and scaled.max() < 1 << 15
-    return scaled.astype(np.int16 if fits else np.float32)
