@@ -71,19 +71,21 @@ def _turned(patch: np.ndarray, scale: int) -> list[np.ndarray]:
 def _tiles(patches: list[list[np.ndarray]], choice: np.ndarray, side: int) -> Iterator[np.ndarray]:
     """The level's tiles, row by row, full ones at the edges too."""
     step = patches[0][0].shape[0]
-    size = max(TILE_PX, step)
     flat = [each for eight in patches for each in eight]
+    # Either a tile lies within one patch, or it is made of whole ones.
+    part = min(step, TILE_PX)
     count = -(-side // TILE_PX)
     for row in range(count):
         for column in range(count):
-            y, x = row * TILE_PX, column * TILE_PX
-            block = np.full((size, size, 3), 255, np.uint8)
-            for top in range(y // step, -(-(y + TILE_PX) // step)):
-                for left in range(x // step, -(-(x + TILE_PX) // step)):
+            tile = np.full((TILE_PX, TILE_PX, 3), 255, np.uint8)
+            for y in range(0, TILE_PX, part):
+                for x in range(0, TILE_PX, part):
+                    top, y_in = divmod(row * TILE_PX + y, step)
+                    left, x_in = divmod(column * TILE_PX + x, step)
                     if top < len(choice) and left < len(choice):
-                        part = flat[choice[top, left]]
-                        block[top * step % size :, left * step % size :][:step, :step] = part
-            yield np.ascontiguousarray(block[y % size :, x % size :][:TILE_PX, :TILE_PX])
+                        chosen = flat[choice[top, left]]
+                        tile[y : y + part, x : x + part] = chosen[y_in : y_in + part, x_in : x_in + part]
+            yield tile
 
 
 def main() -> None:
