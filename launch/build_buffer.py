@@ -18,7 +18,7 @@ import torch
 
 from medcoss import command
 from medcoss.continual.buffer import build_buffer
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import UsageError
 from medcoss.shards.reader import ShardSet
 from medcoss.train import engine

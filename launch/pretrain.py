@@ -16,7 +16,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from medcoss import command, config
-from medcoss.continual.stage import Run, open_run, resolve_stage
+from medcoss.continual.run import Run, open_run
+from medcoss.continual.stage import resolve_stage
 from medcoss.train.process import die_with_launcher
 from medcoss.train.world import find_world
 

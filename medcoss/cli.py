@@ -204,7 +204,7 @@ def _erase(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from medcoss.continual.stage import Run
+    from medcoss.continual.run import Run
     from medcoss.report.status import status, status_text
 
     state = status(Run(arguments.run))
@@ -213,7 +213,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from medcoss.continual.stage import Run
+    from medcoss.continual.run import Run
     from medcoss.evaluate.retention import evaluate_run
     from medcoss.report.retention_view import retention_table
 
@@ -226,7 +226,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from medcoss.continual.stage import Run
+    from medcoss.continual.run import Run
     from medcoss.evaluate.retention import read_retention, retention_path
     from medcoss.report.retention_view import retention_table
     from medcoss.report.run_report import write_report

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
-import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from medcoss import toml
 from medcoss.contracts import UsageError, check_name
 
 
@@ -182,7 +182,7 @@ _RANGES = (
 )
 
 
-def load(path: Path | None, overrides: typing.Sequence[str] = ()) -> RunConfig:
+def load(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a TOML file (None: defaults) and apply `section.key=value` overrides, values in TOML notation.
 
     Raises `UsageError` naming the key for a missing file, wrong TOML, an unknown key or a value of the wrong type.
@@ -190,7 +190,7 @@ def load(path: Path | None, overrides: typing.Sequence[str] = ()) -> RunConfig:
     return from_dict(read_settings(path, overrides))
 
 
-def read_settings(path: Path | None, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
+def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What a TOML file and overrides say, and no more: settings left to their defaults are absent.
 
     Raises `UsageError` for a missing file, wrong TOML or an override that is not `section.key=value`.
@@ -204,7 +204,7 @@ def read_settings(path: Path | None, overrides: typing.Sequence[str] = ()) -> di
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"config {path}: not valid TOML: {error}") from error
     for override in overrides:
-        _override(data, override)
+        toml.override(data, override)
     return data
 
 
@@ -227,7 +227,7 @@ def differences(config: RunConfig, settings: dict[str, Any]) -> dict[str, tuple[
 
 def from_dict(data: dict[str, Any]) -> RunConfig:
     """Build and check a `RunConfig` from parsed TOML. Raises `UsageError` naming the key."""
-    config = _build(RunConfig, data, "")
+    config = toml.build(RunConfig, data)
     assert isinstance(config, RunConfig)
     return config
 
@@ -239,80 +239,13 @@ def to_toml(config: RunConfig) -> str:
     lines: list[str] = []
     for key, value in values.items():
         if not isinstance(value, dict):
-            lines.append(f"{key} = {_toml(value)}")
+            lines.append(f"{key} = {toml.write_value(value)}")
     for section, value in values.items():
         if isinstance(value, dict) and value:
             lines += ["", f"[{section}]"]
-            lines += [f"{key} = {_toml(item)}" for key, item in value.items() if item is not None]
+            lines += [f"{key} = {toml.write_value(item)}" for key, item in value.items() if item is not None]
     for stage in stages:
-        lines += ["", "[[stages]]"] + [f"{key} = {_toml(item)}" for key, item in stage.items() if item is not None]
+        lines += ["", "[[stages]]"] + [
+            f"{key} = {toml.write_value(item)}" for key, item in stage.items() if item is not None
+        ]
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise UsageError(f"--set {override!r}: expected section.key=value, for example train.epochs=10")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *sections, key = name.strip().split(".")
-    place = data
-    for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {override!r}: {section} is no section")
-    place[key] = value
-
-
-def _build(cls: type, data: Any, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise UsageError(f"config: {where or 'the file'} is {data!r}: expected a table")
-    hints = typing.get_type_hints(cls)
-    names = {item.name for item in dataclasses.fields(cls)}
-    for key in data:
-        if key not in names:
-            raise UsageError(f"config: unknown key {where}{key}: expected one of {', '.join(sorted(names))}")
-    try:
-        return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in data.items()})
-    except TypeError as error:
-        raise UsageError(f"config: {where.rstrip('.') or 'the file'}: {error}") from error
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check one TOML value against a field's type; integers are taken for floats, lists for tuples."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, where + ".")
-    if origin is Literal:
-        if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
-            raise UsageError(f"config: {where} is {value!r}: expected one of {', '.join(map(str, arguments))}")
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise UsageError(f"config: {where} is {value!r}: expected a table")
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is tuple:
-        if not isinstance(value, list) or (Ellipsis not in arguments and len(value) != len(arguments)):
-            raise UsageError(f"config: {where} is {value!r}: expected a list of {len(arguments)}")
-        items = [arguments[0]] * len(value) if Ellipsis in arguments else arguments
-        return tuple(_convert(item, v, f"{where}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True)))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise UsageError(f"config: {where} is {value!r}: expected {hint.__name__}")
-    return value

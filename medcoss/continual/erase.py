@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from medcoss.atomic import TEMPORARY_SUFFIX
 from medcoss.command import Progress
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import UsageError
 from medcoss.shards import erase as sets
 from medcoss.shards.erasures import Erasure, predecessors, read_erasures

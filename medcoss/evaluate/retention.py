@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medcoss import atomic
 from medcoss.continual.embeddings import embed_split
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import UsageError
 from medcoss.evaluate.probe import BANK_SPLIT, QUERY_SPLIT, NoTask, ProbeTask, knn_accuracy, probe_task
 from medcoss.model.architecture import resolve

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import MedcossError
 from medcoss.shards.manifest import MANIFEST, Manifest, read_manifest
 

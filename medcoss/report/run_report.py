@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from medcoss import atomic
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import Kind, MedcossError
 from medcoss.evaluate.retention import Retention, read_retention, retention_path
 from medcoss.model.weights import load_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import UsageError
 from medcoss.report.record import StageRecord, read_stages
 

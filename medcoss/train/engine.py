@@ -1,4 +1,4 @@
-"""The only module that imports DeepSpeed: process group, ZeRO, an AdamW that leaves inactive groups untouched.
+"""The only module that imports DeepSpeed: process group, ZeRO, state as full tensors.
 
 State is moved in and out as full tensors by parameter name, so a checkpoint depends neither on the number of ranks nor
 on the ZeRO stage, and nothing is pickled.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -21,43 +21,17 @@ from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
 from medcoss.config import TrainConfig
 from medcoss.contracts import MedcossError
+from medcoss.train.adamw import MOMENTS, GroupedAdamW
 from medcoss.train.world import World, rendezvous
 
 Groups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 """Named parameters by group; a step updates some groups and leaves the others exactly as they are."""
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 _MEETING = timedelta(minutes=10)
 _FAILURE = "medcoss/failure"
 _GONE = "another rank is gone (killed, or out of memory): run the same command again to go on"
 _LOST_PEER = ("onnection", "imed out", "NCCL")
 """Words in what gloo and NCCL raise when another rank is gone."""
-
-
-class GroupedAdamW(torch.optim.AdamW):
-    """AdamW that steps only groups whose `active` is true.
-
-    A learning rate of 0 would keep the weights of an inactive group, but its moments and step count would decay. Here
-    a group's weights, moments and step count change in its own steps only.
-    """
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of the active groups."""
-        everything = self.param_groups
-        self.param_groups = [group for group in everything if group["active"]]
-        try:
-            loss: float | None = super().step(closure)
-            return loss
-        finally:
-            self.param_groups = everything
-
-    def ensure_state(self, parameters: Sequence[Tensor]) -> None:
-        """Create zero moments and step counts, as AdamW itself would in a parameter's first step."""
-        for parameter in parameters:
-            if not self.state[parameter]:
-                zeros = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in _MOMENTS}
-                step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                self.state[parameter].update({"step": step, **zeros})
 
 
 def choose_device(world: World) -> torch.device:
@@ -187,7 +161,7 @@ class Engine:
         steps = {key: self._optimizer.state[flat]["step"] for flat, key in self._flat()}
         for name, parameter in self._names.items():
             values = {"weight": self._weight(parameter)}
-            values |= {key: self._moment(parameter, key) for key in _MOMENTS}
+            values |= {key: self._moment(parameter, key) for key in MOMENTS}
             if self._world.rank == 0:
                 tensors |= {f"{kind}/{name}": value.detach().cpu().clone() for kind, value in values.items()}
                 tensors[f"step/{name}"] = steps[self._group_of[name]].detach().cpu().clone()
@@ -197,7 +171,7 @@ class Engine:
         """Put back what `state` gave, on every rank. Raises `MedcossError` if names or shapes differ."""
         steps: dict[tuple[str, float], Tensor] = {}
         for name, parameter in self._names.items():
-            values = {kind: tensors.get(f"{kind}/{name}") for kind in ("weight", "step", *_MOMENTS)}
+            values = {kind: tensors.get(f"{kind}/{name}") for kind in ("weight", "step", *MOMENTS)}
             shape = getattr(parameter, "ds_shape", parameter.shape)
             if any(v is None or (kind != "step" and v.shape != shape) for kind, v in values.items()):
                 raise MedcossError(f"checkpoint does not fit the model at {name}: delete it, or restore the settings")
@@ -272,11 +246,11 @@ class Engine:
             else:
                 parameter.data.copy_(values["weight"])
             if self._config.zero_stage == 0:
-                for key in _MOMENTS:
+                for key in MOMENTS:
                     self._optimizer.state[parameter][key].copy_(values[key])
                 return
             safe_set_full_fp32_param(parameter, values["weight"].to(parameter.device))
-            for key in _MOMENTS:
+            for key in MOMENTS:
                 safe_set_full_optimizer_state(parameter, values[key].to(parameter.device), key)
 
 

@@ -11,7 +11,8 @@ import torch
 
 from medcoss.config import RunConfig
 from medcoss.continual.distill import Teacher
-from medcoss.continual.stage import Run, Stage
+from medcoss.continual.run import Run
+from medcoss.continual.stage import Stage
 from medcoss.contracts import derive_seed
 from medcoss.data.loader import Loader
 from medcoss.data.order import Order, Source

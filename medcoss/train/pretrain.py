@@ -10,7 +10,8 @@ from importlib.metadata import distributions
 import torch
 
 from medcoss.continual.buffer import build_buffer
-from medcoss.continual.stage import Run, Stage, tokenizer_sha256
+from medcoss.continual.run import Run
+from medcoss.continual.stage import Stage, tokenizer_sha256
 from medcoss.model.weights import fingerprint
 from medcoss.train import checkpoint
 from medcoss.train.engine import choose_device, joined

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcoss.continual.stage import Run, Stage
+from medcoss.continual.run import Run
+from medcoss.continual.stage import Stage
 from medcoss.contracts import Kind, derive_seed
 from medcoss.data.batch import Batch
 from medcoss.data.order import Order

@@ -15,7 +15,7 @@ import torch
 
 from medcoss import config as configuration
 from medcoss.config import ModelConfig, RunConfig, StageConfig
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import Kind
 from medcoss.model.architecture import resolve
 from medcoss.model.mae import MaskedModel

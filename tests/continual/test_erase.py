@@ -16,7 +16,8 @@ from medcoss.config import DataConfig
 from medcoss.continual.buffer import build_buffer
 from medcoss.continual.embeddings import EmbeddingTable
 from medcoss.continual.erase import Withdrawn, erase
-from medcoss.continual.stage import Run, open_run, resolve_stage, tokenizer_sha256
+from medcoss.continual.run import Run, open_run
+from medcoss.continual.stage import resolve_stage, tokenizer_sha256
 from medcoss.contracts import Kind, UsageError
 from medcoss.data.decode import Decoder
 from medcoss.data.loader import tokenizer_of

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from medcoss.config import RunConfig, read_settings
-from medcoss.continual.stage import Run, open_run, resolve_stage, tokenizer_sha256
+from medcoss.continual.run import Run, open_run
+from medcoss.continual.stage import resolve_stage, tokenizer_sha256
 from medcoss.contracts import Kind, MedcossError, UsageError
 from medcoss.shards.manifest import sha256_file
 from medcoss.shards.reader import ShardSet

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from medcoss.continual.stage import Run, open_run
+from medcoss.continual.run import Run, open_run
 from medcoss.contracts import Kind
 from medcoss.model.weights import fingerprint
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medcoss import config as configuration
 from medcoss.config import ContinualConfig, DataConfig, EvaluateConfig, ModelConfig, RunConfig, StageConfig, TrainConfig
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import Field, Geometry, Kind, ModalitySpec, UsageError
 from medcoss.evaluate.retention import evaluate_run, retention_path, update_retention
 from medcoss.model.architecture import resolve

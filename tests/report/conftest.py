@@ -15,7 +15,7 @@ from PIL import Image
 from medcoss import config as configuration
 from medcoss.atomic import write_bytes
 from medcoss.config import DataConfig, EvaluateConfig, ModelConfig, RunConfig, StageConfig, TrainConfig
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import SPECIAL_TOKENS, Field, Geometry, Kind, ModalitySpec
 from medcoss.model.architecture import resolve
 from medcoss.model.mae import MaskedModel

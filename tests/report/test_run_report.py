@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medcoss.continual.stage import Run
+from medcoss.continual.run import Run
 from medcoss.contracts import Kind, MedcossError, UsageError
 from medcoss.evaluate.retention import Retention, evaluate_run
 from medcoss.model.architecture import Architecture

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medcoss.continual.stage import Run, open_run, resolve_stage
+from medcoss.continual.run import Run, open_run
+from medcoss.continual.stage import resolve_stage
 from medcoss.contracts import Kind, UsageError
 from medcoss.model.weights import load_model, read_header
 from medcoss.train.engine import joined
