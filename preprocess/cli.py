@@ -231,24 +231,22 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _show(job: Job, result: Result) -> None:
+    from preprocess.progress import counted
+
     # Any order may come back from a manifest: reading comes first.
     order = ("read", "units", "written", "skipped", "failed")
-    files = ", ".join(f"{result.inputs[what]} {what}" for what in order if what in result.inputs)
+    files = ", ".join(f"{result.inputs[what]:,} {what}" for what in order if what in result.inputs)
     print(f"{job.name}: {result.state}: {job.out} (files: {files})")
     for name, counts in result.splits.items():
-        print(f"  {name}: {_counted(counts['samples'], 'sample')} of {_counted(counts['subjects'], 'subject')}")
+        print(f"  {name}: {counted(counts['samples'], 'sample')} of {counted(counts['subjects'], 'subject')}")
     for status, reason, number in result.reasons:
-        print(f"  {number} {status}: {reason}")
+        print(f"  {number:,} {status}: {reason}")
     for note in result.notes:
         print(f"  note: {note}")
     if sys.stdout.isatty():
         # File names may name patients: only the person at this terminal sees them, no log does.
         for file, outcome in result.failures[:20]:
             print(f"  failed: {file.path}: {outcome.reason} {outcome.message}")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _phantoms(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from medcoss.shards.accounts import INPUTS, emptied, write_private_table, write_
 from medcoss.shards.accounts import OUTCOMES as OUTCOMES
 from medcoss.shards.accounts import private_directory as private_directory
 from preprocess.assemble import FileFate
-from preprocess.conversion import InputFile, Status
+from preprocess.conversion import InputFile, Outcome, Status
 from preprocess.inputs import file_bytes
 from preprocess.reasons import REASONS
 
@@ -40,12 +40,13 @@ def write_outcomes(path: Path, fates: Iterable[FileFate]) -> None:
     write_table(path, table)
 
 
-def read_outcome_reasons(path: Path) -> dict[str, str]:
-    """The reasons ("" if written) of the inputs that a finished set has accounted for, by input id."""
+def read_outcomes(path: Path) -> dict[str, Outcome]:
+    """What became of the inputs that a finished set has accounted for, by input id."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=["input_id", "reason"])
-    return dict(zip(table["input_id"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    table = pq.read_table(path, columns=["input_id", "status", "reason", "message"])
+    rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    return {name: Outcome(Status(status), reason, message) for name, status, reason, message in rows}
 
 
 def count_statuses(fates: Iterable[FileFate]) -> dict[str, int]:
@@ -54,11 +55,9 @@ def count_statuses(fates: Iterable[FileFate]) -> dict[str, int]:
     return {"read": sum(counts.values())} | {str(status): counts[status] for status in Status}
 
 
-def count_reasons(fates: Iterable[FileFate]) -> list[tuple[str, str, int]]:
-    """(status, reason, files) of all that was not written, most frequent first."""
-    counts = Counter(
-        (str(fate.outcome.status), fate.outcome.reason) for fate in fates if fate.outcome.status is not Status.WRITTEN
-    )
+def count_reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, str, int]]:
+    """(status, reason, files) of all that were not written, or not the whole of them; most frequent first."""
+    counts = Counter((str(outcome.status), outcome.reason) for outcome in outcomes if outcome.reason)
     return [(*name, number) for name, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 

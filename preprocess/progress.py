@@ -1,4 +1,4 @@
-"""What a conversion says while it runs: inputs, samples, failures, rate, time left."""
+"""What a conversion says while it runs: files, samples, failures, rate, time left."""
 
 from __future__ import annotations
 
@@ -11,33 +11,43 @@ from typing import TextIO
 
 _TERMINAL_S, _PLAIN_S = 0.2, 10.0
 _RATE_S = 60.0
-"""The rate is that of the last minute: what an earlier run had staged, and many small files, say little of the rest."""
+"""The rate is that of the last minute or more: what an earlier run had staged, and many small files, say little of the
+rest; and so do two slow units that happen to end one after the other."""
 
 
 class Progress:
     """A bar on a terminal, a plain line every 10 s elsewhere, on stderr. Names no input.
 
-    `what` is counted up to `total`; further counts are shown after it in the order of `also`.
+    `what` is counted up to `total`; further counts are shown after it in the order of `also`. The rate is that of the
+    count `per_second`, of `what` without it.
     """
 
     def __init__(
-        self, total: int, label: str, what: str = "inputs", also: tuple[str, ...] = (), stream: TextIO | None = None
-    ) -> None:
+        self, total: int, label: str, what: str = "files", also: tuple[str, ...] = (), per_second: str = "",
+        stream: TextIO | None = None,
+    ) -> None:  # fmt: skip
         self._stream = stream or sys.stderr
         self._total = total
         self._label = label
         self._what = what
         self._also = also
+        self._per_second = per_second
         self._terminal = self._stream.isatty()
-        self._shown = time.monotonic()
-        self._marks = deque([(self._shown, 0)])
+        self._begun = self._shown = time.monotonic()
+        self._work = 0.0
+        self._marks = deque([(self._begun, 0.0, 0)])
         self._drawn = False
         self.done = 0
         self.counts: Counter[str] = Counter()
+        if self._terminal and total:
+            self._show()
 
-    def advance(self, done: int = 1, **counts: int) -> None:
-        """Count what came, and show it if it is time to."""
+    def advance(self, done: int = 1, work: float | None = None, **counts: int) -> None:
+        """Count what came, and show it if it is time to. `work` is how much of the total that was, where it is not
+        `done`: a part of a file is work, though no file is done.
+        """
         self.done += done
+        self._work += done if work is None else work
         self.counts.update(counts)
         now = time.monotonic()
         if now - self._shown >= (_TERMINAL_S if self._terminal else _PLAIN_S):
@@ -49,23 +59,20 @@ class Progress:
         self._print(("\r\x1b[K" if self._drawn and self._terminal else "") + text + "\n")
 
     def close(self, *, always: bool = True) -> None:
-        """Show the last state; unless `always`, only if an earlier one was shown."""
-        if always or self._drawn:
-            self._show()
+        """Show the last state, if there was anything to do; unless `always`, only if an earlier one was shown."""
+        if self._total and (always or self._drawn):
+            self._show(last=True)
             if self._terminal:
                 self._print("\n")
 
-    def _show(self) -> None:
+    def _show(self, *, last: bool = False) -> None:
         self._drawn = True
         now = time.monotonic()
-        while len(self._marks) > 1 and now - self._marks[0][0] > _RATE_S:
-            self._marks.popleft()
-        then, before = self._marks[0]
-        self._marks.append((now, self.done))
-        rate = (self.done - before) / max(now - then, 1e-6)
-        left = duration((self._total - self.done) / rate) if rate else "unknown"
-        also = "".join(f", {self.counts[name]} {name}" for name in self._also)
-        text = f"{self._label}: {self.done}/{self._total} {self._what}{also}, {rate:.3g}/s, {left} left"
+        text = f"{self._label}: {self.done:,}/{self._total:,} {self._what}"
+        text += "".join(f", {self.counts[name]:,} {name}" for name in self._also)
+        text += self._speed(now)
+        if last:
+            text += f", took {duration(now - self._begun)}"
         if self._terminal:
             # A line that wraps could not be drawn over: the bar takes what is left.
             width = self._columns() - 1
@@ -75,6 +82,22 @@ class Progress:
             self._print("\r\x1b[K" + (bar + text)[:width])
         else:
             self._print(text + "\n")
+
+    def _speed(self, now: float) -> str:
+        """Rate and time left, nothing while nothing has come."""
+        counted = self.counts[self._per_second] if self._per_second else self.done
+        while len(self._marks) > 1 and now - self._marks[1][0] > _RATE_S:
+            self._marks.popleft()
+        then, work, before = self._marks[0]
+        self._marks.append((now, self._work, counted))
+        seconds, done = max(now - then, 1e-6), self._work - work
+        if not done:
+            return ""
+        rate = (counted - before) / seconds
+        text = f", {rate:,.0f}" if rate >= 100 else f", {rate:.3g}"
+        text += f" {self._per_second}/s" if self._per_second else "/s"
+        left = duration((self._total - self._work) * seconds / done)
+        return text if self.done == self._total else f"{text}, {left} left"
 
     def _columns(self) -> int:
         try:
@@ -93,3 +116,8 @@ def duration(seconds: float) -> str:
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`, `1,500 files`; `many` is the plural where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -18,6 +18,7 @@ from preprocess import sheet
 from preprocess.assemble import Assembly, Placed
 from preprocess.conversion import Status
 from preprocess.outcomes import count_reasons
+from preprocess.progress import counted
 from preprocess.reasons import REASONS
 
 SHEET_SAMPLES = 30
@@ -25,6 +26,7 @@ _LABEL_ROWS = 20
 _MEANING = {
     Status.SKIPPED: "rightly not a sample",
     Status.FAILED: "should have been a sample: look at these",
+    Status.WRITTEN: "gave samples, but not all that it holds",
 }
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:80rem;margin:1.5rem auto;padding:0 1rem;color:#1c2733;
@@ -51,16 +53,17 @@ def write_qc(
     texts = manifest.kind is Kind.SEQUENCE
     total = sum(entry.samples for entry in manifest.splits.values())
     parts = [
-        f"<h1>{manifest.name}: {_counted(total, 'sample')}</h1>",
+        f"<h1>{manifest.name}: {counted(total, 'sample')}</h1>",
         _summary(manifest, assembly),
         _labels(assembly.splits),
-        "<h2>Files that gave no sample</h2>",
-        _reasons(count_reasons(assembly.fates.values())),
+        "<h2>Files left out, wholly or in part</h2>",
+        _reasons(count_reasons(fate.outcome for fate in assembly.fates.values())),
         _counts(assembly.counts),
-        f"<h2>Samples as stored ({len(samples)} of {total})</h2>",
+        f"<h2>Samples as stored ({len(samples)} of {total:,})</h2>",
         f'<div class="{"text" if texts else "sheet"}">{"".join(sheet.figure(s, manifest.kind) for s in samples)}</div>',
         _inputs(inputs),
         "<h2>Distributions</h2>",
+        "<p>Copies that were left out are counted here.</p>" if assembly.duplicates and assembly.figures else "",
         sheet.histograms(assembly.figures),
         _settings(manifest),
     ]
@@ -75,10 +78,10 @@ def write_qc(
 
 def _summary(manifest: Manifest, assembly: Assembly) -> str:
     rows = [
-        (name, str(entry.samples), str(entry.subjects), str(len(entry.shards)))
+        (name, f"{entry.samples:,}", f"{entry.subjects:,}", f"{len(entry.shards):,}")
         for name, entry in ((name, manifest.splits[name]) for name in SPLITS)
     ]
-    files = ", ".join(f"{manifest.inputs[name]} {name}" for name in ("read", "written", "skipped", "failed"))
+    files = ", ".join(f"{manifest.inputs[name]:,} {name}" for name in ("read", "written", "skipped", "failed"))
     parts = [
         f"<p>Files: {files}. Fingerprint <code>{manifest.fingerprint}</code></p>",
         _table(("split", "samples", "subjects", "shards"), rows, numbers=3),
@@ -98,13 +101,13 @@ def _notes(manifest: Manifest, assembly: Assembly) -> Iterable[str]:
             )
     if assembly.unknown_subjects:
         yield (
-            f"{_counted(assembly.unknown_subjects, 'sample')} without a known patient: each study, row or file counts "
+            f"{counted(assembly.unknown_subjects, 'sample')} without a known patient: each study, row or file counts "
             "as one, so a patient may be in several splits. See --subject-from and --subject-column."
         )
     if assembly.duplicates:
-        yield f"{_counted(assembly.duplicates, 'copy', 'copies')} of other samples left out."
+        yield f"{counted(assembly.duplicates, 'copy', 'copies')} of other samples left out."
     if assembly.conflicts:
-        yield f"{_counted(assembly.conflicts, 'sample')} kept without labels on which copies disagree."
+        yield f"{counted(assembly.conflicts, 'sample')} kept without labels on which copies disagree."
 
 
 def _labels(splits: Mapping[str, Sequence[Placed]]) -> str:
@@ -118,27 +121,26 @@ def _labels(splits: Mapping[str, Sequence[Placed]]) -> str:
     for column, by_split in sorted(counts.items()):
         total: Counter[str] = sum(by_split.values(), Counter())
         shown = total.most_common(_LABEL_ROWS)
-        rows = [(value, *(str(by_split[split][value]) for split in SPLITS), str(number)) for value, number in shown]
+        rows = [(value, *(f"{by_split[split][value]:,}" for split in SPLITS), f"{number:,}") for value, number in shown]
         if len(total) > len(shown):
-            rest = [str(sum(by_split[split].values()) - sum(by_split[split][value] for value, _ in shown))
-                    for split in SPLITS]  # fmt: skip
-            rows.append(
-                (f"{len(total) - len(shown)} other values", *rest, str(total.total() - sum(n for _, n in shown)))
-            )
-        rows.append(("no label", *(str(len(splits[s]) - by_split[s].total()) for s in SPLITS),
-                     str(sum(map(len, splits.values())) - total.total())))  # fmt: skip
+            rest = [by_split[split].total() - sum(by_split[split][value] for value, _ in shown) for split in SPLITS]
+            other = counted(len(total) - len(shown), "other value")
+            rows.append((other, *(f"{number:,}" for number in (*rest, sum(rest)))))
+        without = [len(splits[split]) - by_split[split].total() for split in SPLITS]
+        rows.append(("no label", *(f"{number:,}" for number in (*without, sum(without)))))
         parts.append(_table((column, *SPLITS, "all"), rows, numbers=4))
     return "<h2>Samples by label</h2>" + "".join(parts) if parts else ""
 
 
 def _reasons(reasons: Sequence[tuple[str, str, int]]) -> str:
     if not reasons:
-        return "<p>None: every file became a sample or part of one.</p>"
+        return "<p>None: every file became samples or part of one.</p>"
     statuses = [status for status in Status if any(found == status for found, _, _ in reasons)]
     told = "; ".join(f"<b>{status}</b>: {_MEANING[status]}" for status in statuses)
     # Failures first: they are what a person must act on.
-    ordered = sorted(reasons, key=lambda row: row[0] != Status.FAILED)
-    rows = [(status, reason, str(number), REASONS.get(reason, "")) for status, reason, number in ordered]
+    order = (Status.FAILED, Status.WRITTEN, Status.SKIPPED)
+    ordered = sorted(reasons, key=lambda row: order.index(Status(row[0])))
+    rows = [(status, reason, f"{number:,}", REASONS.get(reason, "")) for status, reason, number in ordered]
     table = _table(("status", "reason", "files", "meaning"), rows, numbers=(2,), classes=[row[0] for row in rows])
     return f"<p>{told}. Which files these are: <code>input_id</code> in outcomes.parquet names them, and the private \
 inputs.csv beside the set says where each lies.</p>{table}"
@@ -147,7 +149,9 @@ inputs.csv beside the set says where each lies.</p>{table}"
 def _counts(counts: Mapping[str, int]) -> str:
     if not counts:
         return ""
-    return "<h2>Inside the files</h2>" + _table(("what", "number"), [(n, str(c)) for n, c in counts.items()], numbers=1)
+    return "<h2>Inside the files</h2>" + _table(
+        ("what", "number"), [(n, f"{c:,}") for n, c in counts.items()], numbers=1
+    )
 
 
 def _inputs(inputs: Sequence[str]) -> str:
@@ -167,7 +171,7 @@ def _inputs(inputs: Sequence[str]) -> str:
             f'<figure><a href="inputs/{name}"><img alt="Overview of input {stem[:10]}" loading="lazy" '
             f'src="inputs/{name}"></a><figcaption>{stem[:10]}… {links}</figcaption></figure>'
         )
-    return f'<h2>Inputs ({len(chosen)} of {len(pictures)})</h2><div class="sheet">{"".join(shown)}</div>'
+    return f'<h2>Inputs as a whole ({len(chosen)} of {len(pictures):,})</h2><div class="sheet">{"".join(shown)}</div>'
 
 
 def _settings(manifest: Manifest) -> str:
@@ -191,7 +195,3 @@ def _table(
         own = f' class="{classes[number]}"' if classes else ""
         lines.append(f"<tr{own}>" + "".join(cell("td", place, text) for place, text in enumerate(row)) + "</tr>")
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
-
-
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -13,10 +13,18 @@ from typing import Any
 from medcoss import atomic
 from medcoss.contracts import SPLITS, UsageError
 from medcoss.shards import ERASURES, Manifest, canonical_json, hash_settings, read_manifest
-from preprocess.conversion import InputFile
+from preprocess.conversion import InputFile, Status
 from preprocess.inputs import file_bytes
 from preprocess.job import Job, Result
-from preprocess.outcomes import OUTCOMES, private_directory, read_outcome_reasons, read_private_sizes, write_private
+from preprocess.outcomes import (
+    OUTCOMES,
+    count_reasons,
+    private_directory,
+    read_outcomes,
+    read_private_sizes,
+    write_private,
+)
+from preprocess.progress import counted
 from preprocess.publish import STAGING
 
 _BEGUN = "settings.json"
@@ -34,24 +42,34 @@ def finished(job: Job, files: Mapping[str, InputFile]) -> Result | None:
         raise UsageError(f"{job.out} was made with {_difference(manifest.settings, job.settings)}: name another --out")
     if manifest.salt_id != job.salt.id:
         raise UsageError(f"{job.out} was made with another salt: give its --salt-file, or name another --out")
-    known = read_outcome_reasons(job.out / OUTCOMES)
+    known = read_outcomes(job.out / OUTCOMES)
     sizes = read_private_sizes(private_directory(job.out))
     new = sum(name not in known for name in files)
     changed = sum(name in sizes and sizes[name] != file_bytes(file) for name, file in files.items())
-    lost = sum(known.get(name) in _LOST for name in files)
+    lost = sum(name in known and known[name].reason in _LOST for name in files)
     if new or changed or (lost and job.extend):
         if job.extend:
             return None
-        what = " and ".join(f"{n} {word}" for n, word in ((new, "new"), (changed, "changed")) if n)
-        raise UsageError(f"{what} files among the inputs since {job.out} was made: take them in with --extend, or name "
-                         "another --out")  # fmt: skip
+        what = " and ".join(f"{n:,} {word}" for n, word in ((new, "new"), (changed, "changed")) if n)
+        raise UsageError(
+            f"{what} {'file' if new + changed == 1 else 'files'} among the inputs since {job.out} was made: take them "
+            "in with --extend, or name another --out"
+        )
     if files.keys() - sizes.keys():
         # The table is gone, or a run that took these in was killed when all but it was written.
-        write_private(private_directory(job.out), files, {name for name, reason in known.items() if reason == "erased"})
+        write_private(
+            private_directory(job.out), files, {name for name, outcome in known.items() if outcome.reason == "erased"}
+        )
     gone = len(known) - len(files)
-    notes = [f"{gone} of its inputs are no longer there"] if gone > 0 else []
-    notes += [f"{lost} of its inputs stalled or took their worker down: --extend tries them again"] if lost else []
-    return Result("up to date", manifest.inputs, splits(manifest), [], manifest.fingerprint, notes=tuple(notes))
+    notes = [f"{gone:,} of its inputs {'is' if gone == 1 else 'are'} no longer there"] if gone > 0 else []
+    if lost:
+        notes.append(f"{counted(lost, 'file')} stalled or took a worker down: --extend tries them again")
+    failures = tuple(
+        (files[name], outcome) for name, outcome in sorted(known.items())
+        if outcome.status is Status.FAILED and name in files
+    )  # fmt: skip
+    return Result("up to date", manifest.inputs, splits(manifest), count_reasons(known.values()), manifest.fingerprint,
+                  failures, tuple(notes))  # fmt: skip
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -66,7 +66,9 @@ def test_each_kind_of_trouble_costs_its_file_alone(
     assert shown.count("ZeroDivisionError: a message") == 1
     up_to_date = run(job)
     assert (up_to_date.state, up_to_date.exit_code) == ("up to date", 3)
-    assert [note for note in up_to_date.notes if note.startswith("3 of its inputs stalled")]
+    assert [note for note in up_to_date.notes if note.startswith("3 files stalled")]
+    assert up_to_date.reasons == result.reasons
+    assert up_to_date.failures == result.failures
 
 
 def test_lost_inputs_are_tried_again_by_extend(tmp_path: Path, toy_job: MakeJob) -> None:

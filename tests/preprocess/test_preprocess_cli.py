@@ -61,13 +61,16 @@ def test_in_defaults_to_the_raw_folder(
     tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_reports(tmp_path / "raw" / "report")
+    (tmp_path / "raw" / "report" / "scan.bin").write_bytes(bytes(100))
     monkeypatch.chdir(tmp_path)
     assert main(["report", *arguments, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert (first["state"], first["inputs"]["written"]) == ("written", 12)
+    assert first["reasons"] == [["skipped", "not_an_input", 1]]
     assert main(["report", *arguments, "--json"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert (second["state"], second["fingerprint"]) == ("up to date", first["fingerprint"])
+    assert second["reasons"] == first["reasons"]
 
 
 @pytest.mark.parametrize(

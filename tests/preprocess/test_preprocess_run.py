@@ -166,7 +166,7 @@ def test_labels_that_copies_contradict_are_left_out(tmp_path: Path, toy_job: Mak
     result = run(job)
     assert ShardSet.open(job.out).split("train")[0].labels == {"side": "left"}
     assert sorted(row["reason"] for row in outcomes(job.out, job).values()) == ["", "conflicting_labels"]
-    assert any("different labels" in note for note in result.notes)
+    assert "1 sample kept without labels on which copies disagree" in result.notes
 
 
 def test_a_subject_given_two_splits_is_refused(tmp_path: Path, toy_job: MakeJob) -> None:
@@ -243,6 +243,27 @@ def test_too_many_failures_stop_the_run(tmp_path: Path, toy_job: MakeJob) -> Non
     assert run(toy_job(max_failures=0.5)).inputs["failed"] == 4
 
 
+def test_files_that_fail_when_looked_through_count_to_the_failures(
+    tmp_path: Path, toy_job: MakeJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toys(tmp_path / "in", plain(4) | {f"bad{n}.toy": {"inspect": "fail"} for n in range(4)})
+    with pytest.raises(MedcossError, match=r"4 of 8 files failed, more than --max-failures allows"):
+        run(toy_job(max_failures=0.4))
+    assert not (tmp_path / "out" / ".staging" / "set").exists()
+    capsys.readouterr()
+    assert run(toy_job(max_failures=4)).inputs["failed"] == 4
+    assert "toy: 4/4 files, 4 samples, 4 failed, " in capsys.readouterr().err
+
+
+def test_nothing_to_convert_is_no_line_of_progress(
+    tmp_path: Path, toy_job: MakeJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toys(tmp_path / "in", {"notes.txt": "hello"})
+    with pytest.raises(MedcossError, match=r"no sample came out of 1 file \(1 not_an_input\)"):
+        run(toy_job())
+    assert capsys.readouterr().err == "toy: looking through 1 file\n"
+
+
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path, toy_job: MakeJob) -> None:
     write_toys(tmp_path / "in", plain(2))
     private = tmp_path / "out.private"
@@ -288,7 +309,7 @@ def test_unusable_inputs_and_outputs_are_one_line_before_anything_is_written(tmp
 def test_nothing_but_failures_is_a_failed_run_with_outcomes(tmp_path: Path, toy_job: MakeJob) -> None:
     write_toys(tmp_path / "in", {"bad.toy": {"convert": "fail"}})
     job = toy_job()
-    with pytest.raises(MedcossError, match="no sample came out of 1 files \\(1 unreadable\\)"):
+    with pytest.raises(MedcossError, match="no sample came out of 1 file \\(1 unreadable\\)"):
         run(job)
     assert [path.name for path in job.out.iterdir()] == ["outcomes.parquet"]
     write_toys(tmp_path / "in", plain(2))

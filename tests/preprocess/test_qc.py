@@ -145,7 +145,7 @@ def test_nothing_left_out_and_no_label_is_said_or_left_away(tmp_path: Path) -> N
     found.splits["train"] = found.splits["train"][3:]
     found.splits["test"] = []
     page = shown(tmp_path, [], found)
-    assert "None: every file became a sample or part of one." in page.text
+    assert "None: every file became samples or part of one." in page.text
     assert "Samples by label" not in page.text
 
 
@@ -163,7 +163,7 @@ def test_pictures_of_inputs_are_sampled_evenly(tmp_path: Path) -> None:
     pictures = [link for link in page.links if link.endswith(".jpg")]
     assert len(set(pictures)) == 30
     assert "inputs/0290.jpg" in pictures
-    assert "Inputs (30 of 300)" in page.text
+    assert "Inputs as a whole (30 of 300)" in page.text
 
 
 def image_of(markup: str) -> np.ndarray:

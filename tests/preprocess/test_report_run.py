@@ -148,7 +148,7 @@ def test_every_row_is_accounted_for(tmp_path: Path, run: Run) -> None:
     page = (tmp_path / "out" / "qc" / "index.html").read_text()
     for name, number in counts.items():
         assert re.search(rf"<td[^>]*>{name}(?:</td>)?<td[^>]*>{number}<", page), name
-    assert any("10 rows read" in note and "2 rows malformed" in note for note in done["notes"])
+    assert any("rows read: 10" in note and "rows malformed: 2" in note for note in done["notes"])
     by_reason = {row["message"]: row for row in pq.read_table(tmp_path / "out" / "outcomes.parquet").to_pylist()}
     assert len(by_reason) == 2
     rows = [row for message, row in by_reason.items() if message.startswith("7 rows read")]
