@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from preprocess import qc
 from preprocess.assemble import Assembly, Placed
 from preprocess.conversion import Modality, Rewriter
 from preprocess.outcomes import OUTCOMES, count_statuses, write_outcomes
+from preprocess.progress import Progress
+from preprocess.sharding import as_sample, write_split_in_workers
 from preprocess.staging import StagedData
 
 MANIFEST = "manifest.json"
@@ -34,11 +36,11 @@ _OURS = re.compile(
 
 
 def publish(
-    modality: Modality, assembly: Assembly, staging: Path, out: Path, settings: dict[str, Any], *, salt_id: str,
-    shard_size: int | None, with_qc: bool, carried: dict[str, bytes],
+    modality: Modality, assembly: Assembly, staging: Path, out: Path, settings: dict[str, Any], *,
+    executor: Executor, workers: int, salt_id: str, shard_size: int | None, with_qc: bool, carried: dict[str, bytes],
 ) -> tuple[Manifest, list[str]]:  # fmt: skip
     """Write the set into `staging`/set and move it into `out`, replacing what an earlier run made there. `carried` are
-    files that go into the set as they are.
+    files that go into the set as they are. The shards are written by the `workers` processes of `executor`.
 
     Returns the manifest and what the user should be told. Raises `MedcossError` or `OSError` with `out`
     unchanged, except while the finished files are being renamed.
@@ -48,7 +50,14 @@ def publish(
     made.mkdir(parents=True)
     data = StagedData(staging)
     try:
-        manifest, rewriter = _write_set(modality, assembly, data, made, settings, salt_id, shard_size, carried)
+        spec, contents, rewriter = _finish(modality, assembly, data, settings)
+        size = shard_size or SHARD_SIZES[spec.kind]
+        progress = Progress(assembly.samples, spec.name, "samples written")
+        try:
+            written = _write_splits(assembly, data, staging, made, spec, size, rewriter, executor, workers, progress)
+        finally:
+            progress.close(always=False)
+        manifest = _describe(assembly, made, spec, written, contents | carried, rewriter, settings, salt_id)
         notes = rewriter.notes() if rewriter is not None else []
         write_outcomes(made / OUTCOMES, assembly.fates.values())
         if with_qc:
@@ -65,33 +74,58 @@ def publish(
     return manifest, notes
 
 
-def _write_set(
-    modality: Modality, assembly: Assembly, data: StagedData, made: Path, settings: dict[str, Any], salt_id: str,
-    shard_size: int | None, carried: dict[str, bytes],
-) -> tuple[Manifest, Rewriter | None]:  # fmt: skip
+def _finish(
+    modality: Modality, assembly: Assembly, data: StagedData, settings: dict[str, Any]
+) -> tuple[ModalitySpec, dict[str, bytes], Rewriter | None]:
+    """What the modality learns from the train split: the spec, files of the set, what changes the samples."""
     spec, contents = modality.finish(settings, (data.read(p.unit_id, p.sample) for p in assembly.splits["train"]))
     rewriter: Rewriter | None = modality.rewriter(settings, contents) if hasattr(modality, "rewriter") else None
     if rewriter is not None:
         _divide(assembly, data, rewriter)
-    splits: dict[str, SplitEntry] = {}
-    files: dict[str, str] = {}
+    return spec, contents, rewriter
+
+
+def _write_splits(
+    assembly: Assembly, data: StagedData, staging: Path, made: Path, spec: ModalitySpec, size: int,
+    rewriter: Rewriter | None, executor: Executor, workers: int, progress: Progress,
+) -> dict[str, tuple[SplitEntry, dict[str, str]]]:  # fmt: skip
+    """The manifest's entry of each split and the SHA-256 of the files beside its shards."""
+    written = {}
     for split in SPLITS:
         placed = assembly.splits[split]
-        samples = (_sample(one, data, rewriter) for one in placed)
-        size = shard_size or SHARD_SIZES[spec.kind]
-        splits[split], extra = write_split(made, spec, split, samples, len(placed), size)
-        files |= extra
+        if rewriter is None:
+            written[split] = write_split_in_workers(
+                executor, workers, staging, made, spec, split, placed, size, progress
+            )
+        else:
+            samples = _counted((_sample(one, data, rewriter) for one in placed), progress)
+            written[split] = write_split(made, spec, split, samples, len(placed), size)
+    return written
+
+
+def _counted(samples: Iterable[Sample], progress: Progress) -> Iterator[Sample]:
+    for sample in samples:
+        yield sample
+        progress.advance()
+
+
+def _describe(
+    assembly: Assembly, made: Path, spec: ModalitySpec, written: dict[str, tuple[SplitEntry, dict[str, str]]],
+    contents: dict[str, bytes], rewriter: Rewriter | None, settings: dict[str, Any], salt_id: str,
+) -> Manifest:  # fmt: skip
+    """Write the files that speak of the whole set, the manifest last."""
+    splits = {split: entry for split, (entry, _) in written.items()}
+    files = {name: digest for _, extra in written.values() for name, digest in extra.items()}
     if rewriter is not None:
         assembly.figures |= rewriter.figures()
-    contents = contents | carried | {STATISTICS: canonical_json(_statistics(assembly, spec, rewriter))}
+    contents = contents | {STATISTICS: canonical_json(_statistics(assembly, spec, rewriter))}
     for name, content in contents.items():
         (made / name).write_bytes(content)
         files[name] = hashlib.sha256(content).hexdigest()
     inputs = count_statuses(assembly.fates.values())
-    manifest = write_manifest(
+    return write_manifest(
         made, spec=spec, splits=splits, files=files, settings=settings, inputs=inputs, salt_id=salt_id
     )
-    return manifest, rewriter
 
 
 def _divide(assembly: Assembly, data: StagedData, rewriter: Rewriter) -> None:
@@ -121,12 +155,9 @@ def _write_attachments(assembly: Assembly, data: StagedData, folder: Path) -> li
     return names
 
 
-def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None = None) -> Sample:
+def _sample(placed: Placed, data: StagedData, rewriter: Rewriter | None) -> Sample:
     content = data.read(placed.unit_id, placed.sample)
-    if rewriter is not None:
-        content = rewriter(content, placed.part)
-    about = placed.sample
-    return Sample(about.key, content, about.subject, json.loads(about.labels), json.loads(about.geometry))
+    return as_sample(placed, content if rewriter is None else rewriter(content, placed.part))
 
 
 def _statistics(assembly: Assembly, spec: ModalitySpec, rewriter: Rewriter | None) -> dict[str, Any]:

@@ -20,12 +20,11 @@ from preprocess.executor import LocalProcesses
 from preprocess.inputs import find_files, input_id, sort_out
 from preprocess.job import Job, Result
 from preprocess.outcomes import OUTCOMES, count_reasons, private_directory, write_outcomes, write_private
-from preprocess.progress import Progress, counted
+from preprocess.progress import Progress
 from preprocess.publish import MANIFEST, STAGING, publish
 from preprocess.resume import begin, check_begun, check_out, finished, locked, splits
 from preprocess.split import Salt
 from preprocess.staging import StagedUnit
-from preprocess.tally import Tally
 from preprocess.workers import Defect, Task, convert_each, disk_trouble, inspect_each, set_up
 
 
@@ -54,17 +53,15 @@ def run(job: Job) -> Result:
             return _dry_result(outcomes, units, found)
         with locked(private):
             begin(job)
-            failed_before = sum(outcome.status is Status.FAILED for outcome in outcomes.values())
-            staged = _convert(job, task, units, failed_before, workers, defects)
-            workers.kill()
-            return _finish(job, modality, staged, outcomes, files, defects)
+            staged = _convert(job, task, units, workers, defects)
+            return _finish(job, modality, staged, outcomes, files, defects, workers)
     finally:
         workers.kill()
 
 
 def _finish(
     job: Job, modality: Modality, staged: list[StagedUnit], outcomes: Mapping[str, Outcome],
-    files: Mapping[str, InputFile], defects: list[str],
+    files: Mapping[str, InputFile], defects: list[str], workers: LocalProcesses,
 ) -> Result:  # fmt: skip
     private, staging = private_directory(job.out), job.out / STAGING
     erased = {mark for erasure in read_erasures(job.out) for mark in (erasure.subject, *erasure.contents)}
@@ -72,18 +69,17 @@ def _finish(
     assembly = assemble(staged, by_id, job.settings["split"], job.salt, erased)
     missing = [name for name in files if name not in assembly.fates]
     if missing:
-        raise MedcossError(
-            f"no outcome for {counted(len(missing), 'file')}: a defect of preprocess {job.name}, report it"
-        )
+        raise MedcossError(f"{len(missing)} inputs have no outcome: a defect of preprocess {job.name}, report it")
     forgotten = {name for name, fate in assembly.fates.items() if fate.outcome.reason == "erased"}
     if not assembly.samples:
         write_private(private, files, forgotten)
         _refuse_empty(job, assembly)
-    say(f"{job.name}: writing {counted(assembly.samples, 'sample')} to shards")
+    say(f"{job.name}: writing {assembly.samples} samples to shards")
     try:
         manifest, told = publish(
-            modality, assembly, staging, job.out, job.settings, salt_id=job.salt.id, shard_size=job.shard_size,
-            with_qc=job.qc, carried={ERASURES: (job.out / ERASURES).read_bytes()} if erased else {},
+            modality, assembly, staging, job.out, job.settings, executor=workers, workers=job.workers,
+            salt_id=job.salt.id, shard_size=job.shard_size, with_qc=job.qc,
+            carried={ERASURES: (job.out / ERASURES).read_bytes()} if erased else {},
         )  # fmt: skip
         # After the set: a killed --extend must still see which inputs differ from those of the old set.
         write_private(private, files, forgotten)
@@ -107,7 +103,7 @@ def _discover(
     """
     outcomes = sort_out(found, job.masks, job.tables)
     left_over = [file for file in found if file.relative not in outcomes]
-    say(f"{job.name}: looking through {counted(len(left_over), 'file')}")
+    say(f"{job.name}: looking through {len(left_over)} files")
     inspected: dict[str, Inspected] = {}
     defects: list[str] = []
     progress = Progress(len(left_over), job.name, "files looked through")
@@ -144,55 +140,40 @@ def _note_defect(job: Job, progress: Progress, defects: list[str], defect: Defec
         progress.note(defect.trace)
 
 
-def _convert(
-    job: Job, task: Task, units: list[Unit], failed_before: int, workers: LocalProcesses, defects: list[str]
-) -> list[StagedUnit]:
-    """All units staged; defects that were met are added to `defects`. `failed_before` files failed when they were
-    looked through: they count to --max-failures.
-    """
-    tally = Tally(units)
-    progress = Progress(tally.total, job.name, also=("samples", "failed"), per_second="samples")
+def _convert(job: Job, task: Task, units: list[Unit], workers: LocalProcesses, defects: list[str]) -> list[StagedUnit]:
+    """All units staged; defects that were met are added to `defects`."""
+    total = sum(len(unit.files) for unit in units)
+    allowed = job.max_failures * total if isinstance(job.max_failures, float) else job.max_failures
+    progress = Progress(total, job.name, "inputs", ("samples", "failed"))
     staged: list[StagedUnit] = []
     named = ((unit_id(job.salt, unit), unit) for unit in units)
     try:
-        progress.advance(0, failed=failed_before)
-        _stop_at_failures(job, failed_before, tally.total + failed_before)
         for name, unit, result, defect in convert_each(workers, task, named, job.workers):
             if defect is not None:
                 _note_defect(job, progress, defects, defect, f"unit {name}")
             staged.append(result)
-            step = tally.add({f.relative: result.outcomes[input_id(job.salt, f.relative)] for f in unit.files})
-            progress.advance(step.done, step.work, samples=len(result.samples), failed=step.failed)
-            _stop_at_failures(job, progress.counts["failed"], tally.total + failed_before)
+            progress.advance(len(unit.files), samples=len(result.samples), failed=result.failed)
+            failures = progress.counts["failed"]
+            if allowed is not None and failures > allowed:
+                raise MedcossError(
+                    f"{failures} of {total} inputs failed, more than --max-failures allows: see why with a run without "
+                    "it"
+                )
     except KeyboardInterrupt as error:
         raise MedcossError(
-            f"interrupted: {progress.done:,} of {counted(tally.total, 'file')} staged in {task.staging}: "
-            "the same command goes on"
+            f"interrupted: {progress.done} of {total} inputs are staged in {task.staging}: the same command goes on"
         ) from error
     finally:
         progress.close()
     return staged
 
 
-def _stop_at_failures(job: Job, failures: int, total: int) -> None:
-    """Raise `MedcossError` if more of `total` files failed than --max-failures allows."""
-    allowed = job.max_failures * total if isinstance(job.max_failures, float) else job.max_failures
-    if allowed is not None and failures > allowed:
-        raise MedcossError(
-            f"{failures:,} of {counted(total, 'file')} failed, more than --max-failures allows: see why with a run "
-            "without it"
-        )
-
-
 def _refuse_empty(job: Job, assembly: Assembly) -> None:
     fates = assembly.fates.values()
-    counts = count_reasons(fate.outcome for fate in fates)
-    reasons = ", ".join(f"{number:,} {reason}" for _, reason, number in counts[:4])
+    reasons = ", ".join(f"{number} {reason}" for _, reason, number in count_reasons(fates)[:4])
     write_outcomes(job.out / OUTCOMES, fates)
     shutil.rmtree(job.out / STAGING)
-    raise MedcossError(
-        f"no sample came out of {counted(len(assembly.fates), 'file')} ({reasons}): see {job.out / OUTCOMES}"
-    )
+    raise MedcossError(f"no sample came out of {len(assembly.fates)} files ({reasons}): see {job.out / OUTCOMES}")
 
 
 def _dry_result(outcomes: Mapping[str, Outcome], units: list[Unit], found: list[InputFile]) -> Result:
@@ -211,18 +192,15 @@ def _result(
     failures = [
         (files[name], fates[name].outcome) for name in sorted(fates) if fates[name].outcome.status is Status.FAILED
     ]
-    notes = [*told]
-    if assembly.counts:
-        notes.append("; ".join(f"{what}: {n:,}" for what, n in assembly.counts.items()))
+    notes = [*told, *([", ".join(f"{n} {what}" for what, n in assembly.counts.items())] if assembly.counts else [])]
     notes += [*(f"defect: {text}; run with --debug and report it" for text in defects)]
     if assembly.duplicates:
-        notes.append(f"{counted(assembly.duplicates, 'copy', 'copies')} of other samples left out")
+        notes.append(f"{assembly.duplicates} samples were copies of others and left out")
     if assembly.conflicts:
-        notes.append(f"{counted(assembly.conflicts, 'sample')} kept without labels on which copies disagree")
+        notes.append(f"{assembly.conflicts} samples had copies with different labels: kept without those labels")
     if assembly.unknown_subjects:
-        unknown = counted(assembly.unknown_subjects, "sample")
-        notes.append(f"{unknown} without a known patient: each study, row or file counts as one; see --subject-from")
+        notes.append(f"{assembly.unknown_subjects} samples name no patient: each study, row or file counts as one")
     notes += [f"split {name} is empty: no subject was given or drawn to it" for name, entry in manifest.splits.items()
               if not entry.samples and manifest.settings["split"][name] > 0]  # fmt: skip
-    return Result("written", manifest.inputs, splits(manifest), count_reasons(fate.outcome for fate in fates.values()),
-                  manifest.fingerprint, tuple(failures), tuple(notes))  # fmt: skip
+    return Result("written", manifest.inputs, splits(manifest), count_reasons(fates.values()), manifest.fingerprint,
+                  tuple(failures), tuple(notes))  # fmt: skip

@@ -1,6 +1,7 @@
 """Converted units on disk until all are there: one file a unit, whole or absent, holding nothing but what is shipped.
 
-A staged file is a JSON header (outcomes, figures, samples with tokens instead of names) followed by the samples' bytes.
+A staged file is a JSON header (outcomes, figures, samples with tokens instead of names) followed by the samples' bytes
+as shards hold them: volumes are compressed already, so that this work is done by as many processes as converting.
 It needs no fsync: after a crash of the machine a torn file fails its check and the unit is converted again.
 """
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from medcoss.atomic import TEMPORARY_SUFFIX
 from medcoss.contracts import MedcossError
+from medcoss.shards import compress_volume, decompress_volume
 from preprocess.conversion import Outcome, Status
+from preprocess.heartbeat import beat
 
-_MAGIC = b"medcoss staged 3"
+_MAGIC = b"medcoss staged 4"
 _OPEN_FILES = 64
 
 
@@ -84,15 +87,13 @@ class UnitWriter:
     def __init__(self, directory: Path, unit_id: str, stamp: str) -> None:
         self._path = directory / unit_id
         self._unit = StagedUnit(unit_id, stamp, {})
-        self._parts: list[bytes | memoryview] = []
+        self._parts: list[bytes] = []
         self._offset = 0
 
     def add(self, data: bytes | np.ndarray[Any, Any], **about: Any) -> None:
         """Add a sample; `about` are the fields of `StagedSample` that do not describe the data."""
         if isinstance(data, np.ndarray):
-            array = np.ascontiguousarray(data)
-            shape, dtype = array.shape, array.dtype.str
-            part: bytes | memoryview = array.reshape(-1).view(np.uint8).data
+            shape, dtype, part = data.shape, data.dtype.str, compress_volume(data)
         else:
             shape, dtype, part = None, None, data
         self._unit.samples.append(StagedSample(**self._place(part), shape=shape, dtype=dtype, **about))
@@ -101,7 +102,7 @@ class UnitWriter:
         """Add a file for people to look at."""
         self._unit.attachments.append(StagedAttachment(prefix, extension, **self._place(data)))
 
-    def _place(self, part: bytes | memoryview) -> dict[str, Any]:
+    def _place(self, part: bytes) -> dict[str, Any]:
         place = {"offset": self._offset, "size": len(part), "crc32": zlib.crc32(part)}
         self._parts.append(part)
         self._offset += len(part)
@@ -117,7 +118,9 @@ class UnitWriter:
         try:
             with temporary.open("wb") as file:
                 file.write(_MAGIC + len(header).to_bytes(8, "big") + zlib.crc32(header).to_bytes(4, "big") + header)
-                file.writelines(self._parts)
+                for part in self._parts:
+                    file.write(part)
+                    beat()
             temporary.replace(self._path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -175,10 +178,10 @@ class StagedData:
         data = self.read_bytes(unit_id, sample)
         if sample.shape is None:
             return data
-        return np.frombuffer(data, dtype=np.dtype(sample.dtype)).reshape(sample.shape)
+        return decompress_volume(data, np.dtype(sample.dtype), sample.shape)
 
     def read_bytes(self, unit_id: str, part: StagedSample | StagedAttachment) -> bytes:
-        """The bytes of a sample or attachment. Raises `MedcossError` if they are damaged."""
+        """The bytes of a sample, as a shard holds them, or of an attachment. Raises `MedcossError` for damaged ones."""
         file, start = self._file(unit_id)
         data = os.pread(file.fileno(), part.size, start + part.offset)
         if zlib.crc32(data) != part.crc32:

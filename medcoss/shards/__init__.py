@@ -13,7 +13,9 @@ from medcoss.shards.manifest import (
 )
 from medcoss.shards.reader import ShardSet, Split
 from medcoss.shards.verify import Problem, set_folders, unlisted, verify
-from medcoss.shards.writer import Sample, write_manifest, write_split
+from medcoss.shards.writer import Sample, SplitWriter, WrittenShard, write_manifest, write_shard, write_split
+from medcoss.shards.zarr import compress as compress_volume
+from medcoss.shards.zarr import decompress as decompress_volume
 
 __all__ = [
     "ERASURES",
@@ -26,8 +28,12 @@ __all__ = [
     "ShardSet",
     "Split",
     "SplitEntry",
+    "SplitWriter",
+    "WrittenShard",
     "canonical_json",
+    "compress_volume",
     "content_mark",
+    "decompress_volume",
     "erasures_json",
     "hash_settings",
     "read_erasures",
@@ -37,5 +43,6 @@ __all__ = [
     "unlisted",
     "verify",
     "write_manifest",
+    "write_shard",
     "write_split",
 ]

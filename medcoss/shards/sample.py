@@ -15,7 +15,8 @@ from medcoss.contracts import MedcossError
 class Sample:
     """One sample of a shard set.
 
-    `data` is encoded bytes (UTF-8 text, JPEG, PNG) or a volume (D, H, W) in the stored dtype. `subject` is a
+    `data` is encoded bytes (UTF-8 text, JPEG, PNG) or a volume (D, H, W) in the stored dtype; writers also take a
+    volume as the bytes that `compress_volume` made of it. `subject` is a
     pseudonymous token. `labels` are for evaluation only; `geometry` says how the sample was cut (units in its keys).
     """
 

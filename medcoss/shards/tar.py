@@ -10,9 +10,9 @@ import json
 import tarfile
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ EXTENSIONS = {"utf8": "txt", "jpeg": "jpg", "png": "png"}
 _RECORD_EXTENSION = "json"
 _BLOCK = 512
 _LONGEST_NAME = 100
+_LARGEST_MEMBER = 8**11 - 1
 _HEADER = "key,extension,offset,size,crc32c"
 
 
@@ -55,28 +56,22 @@ def sidecar_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".members.csv"
 
 
-def write(
-    directory: Path, spec: ModalitySpec, split: str, samples: Iterator[Sample], shard_size: int
-) -> tuple[tuple[ShardFile, ...], dict[str, str]]:
-    """Write all `samples` of a split, `shard_size` to a tar; returns the shards and the other files' SHA-256.
-
-    Raises `UsageError` for an encoding that is no tar member's, `MedcossError` for data that is not bytes.
-    """
+def check(spec: ModalitySpec) -> str:
+    """The extension of the spec's members. Raises `UsageError` for an encoding that is no tar member's."""
     encoding = spec.fields[0].encoding
     if encoding not in EXTENSIONS:
         raise UsageError(f"{spec.name}: encoding {encoding!r} is unknown: expected one of {', '.join(EXTENSIONS)}")
-    shards: list[ShardFile] = []
-    files: dict[str, str] = {}
-    while group := list(islice(samples, shard_size)):
-        shard, extra = _write_shard(directory, shard_name(split, len(shards)), group, EXTENSIONS[encoding])
-        shards.append(shard)
-        files |= extra
-    return tuple(shards), files
+    return EXTENSIONS[encoding]
 
 
-def _write_shard(
-    directory: Path, name: str, samples: Iterable[Sample], extension: str
+def write_shard(
+    directory: Path, spec: ModalitySpec, split: str, number: int, samples: Iterable[Sample]
 ) -> tuple[ShardFile, dict[str, str]]:
+    """Write one tar, its index and its sidecar; returns the shard and the other files' SHA-256.
+
+    Raises `MedcossError` for data that is not bytes and keys that are too long.
+    """
+    name, extension = shard_name(split, number), check(spec)
     index: list[str] = []
     sidecar: list[str] = [_HEADER]
     with atomic.atomic_file(directory / name) as temporary, HashedFile(temporary) as tar:
@@ -86,10 +81,10 @@ def _write_shard(
             entries: list[str] = []
             for suffix, content in ((extension, sample.data), (_RECORD_EXTENSION, sample.record_json().encode())):
                 member = f"{sample.key}.{suffix}"
-                tar.write(_header(member, len(content)))
-                entries.append(f"{suffix} {tar.bytes} {len(content)} {member}")
-                sidecar.append(f"{sample.key},{suffix},{tar.bytes},{len(content)},{google_crc32c.value(content):08x}")
-                tar.write(content + bytes(-len(content) % _BLOCK))
+                place, size = tar.bytes + _BLOCK, len(content)
+                tar.write(b"".join((_header(member, size), content, bytes(-size % _BLOCK))))
+                entries.append(f"{suffix} {place} {size} {member}")
+                sidecar.append(f"{sample.key},{suffix},{place},{size},{google_crc32c.value(content):08x}")
             index.append(" ".join(entries))
         tar.write(bytes(2 * _BLOCK))
         shard = ShardFile(name, len(index), tar.bytes, tar.sha256)
@@ -104,11 +99,27 @@ def _write_shard(
 
 def _header(name: str, size: int) -> bytes:
     """A POSIX ustar header that holds nothing of the machine: no time, no owner."""
-    if len(name) > _LONGEST_NAME:
+    encoded = name.encode()
+    if len(encoded) > _LONGEST_NAME:
         raise MedcossError(f"sample key {name[:40]}… is too long for a tar member: at most 95 characters")
-    header = tarfile.TarInfo(name)
-    header.size, header.mode, header.mtime = size, 0o644, 0
-    return header.tobuf(tarfile.USTAR_FORMAT)
+    if size > _LARGEST_MEMBER:
+        raise MedcossError(f"sample {name[:40]}… has {size} bytes: a tar member holds at most {_LARGEST_MEMBER}")
+    before, between, after = _TEMPLATE
+    start = b"".join((encoded.ljust(_LONGEST_NAME, b"\0"), before, b"%011o\0" % size, between))
+    # The checksum counts its own eight bytes as blanks.
+    total = sum(start) + sum(after) + 8 * ord(" ")
+    return b"".join((start, b"%06o\0 " % total, after))
+
+
+def _template() -> tuple[bytes, bytes, bytes]:
+    """The parts of a header between its name, size and checksum; the standard library's takes ten times as long."""
+    member = tarfile.TarInfo()
+    member.mode, member.mtime = 0o644, 0
+    header = member.tobuf(tarfile.USTAR_FORMAT)
+    return header[_LONGEST_NAME:124], header[136:148], header[156:]
+
+
+_TEMPLATE = _template()
 
 
 class TarShards:

@@ -13,8 +13,8 @@ import math
 import struct
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import accumulate, islice
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +38,9 @@ _MAX_BLOCK_BYTES = 2 << 20
 """A sample of usual size is one block of Blosc's. Smaller blocks, and higher levels of Zstandard on shuffled data, take
 twice to three times the time to write and a third more to read, and come out larger (docs/performance.md).
 """
+_BLOSC_HEADER = struct.Struct("<3xBI4xI")
+"""Bytes an element, bytes before and after compression: what a Blosc chunk says of itself."""
+
 _STRINGS_A_CHUNK = 1 << 14
 """Keys or records in one file: they are read as a whole, so few files are better."""
 
@@ -47,45 +50,81 @@ def group_name(split: str) -> str:
     return f"{split}.zarr"
 
 
-def write(
-    directory: Path, spec: ModalitySpec, split: str, samples: Iterator[Sample], count: int, shard_size: int
-) -> tuple[tuple[ShardFile, ...], dict[str, str]]:
-    """Write the `count` samples of a split, `shard_size` to a shard; returns the shards and the other files' SHA-256.
+def begin(directory: Path, spec: ModalitySpec, split: str, count: int, shard_size: int) -> None:
+    """Create a split's group and its array of `count` volumes, `shard_size` to a shard object.
 
-    Raises `UsageError` for a spec that is no one-channel Zarr volume, `MedcossError` for an array of another shape or
-    dtype.
+    Raises `UsageError` for a spec that is no one-channel Zarr volume.
     """
+    import zarr
+
     if spec.fields[0].encoding != "zarr" or spec.geometry.shape[0] != 1:
         raise UsageError(f"{spec.name}: volumes are stored as one channel in encoding zarr")
-    if count == 0:
-        return (), {}
-    shard_size = min(shard_size, count)
+    dtype, shape = stored_as(spec)
+    zarr.create_group(directory / group_name(split), zarr_format=3, overwrite=True).create_array(
+        "volume",
+        shape=(count, *shape),
+        dtype=dtype,
+        chunks=(1, *shape),
+        shards=(shard_size, *shape),
+        compressors=_codecs(dtype, shape),
+        dimension_names=("sample", "z", "y", "x"),
+    )
+
+
+def write_shard(
+    directory: Path, spec: ModalitySpec, split: str, number: int, samples: Iterable[Sample], shard_size: int
+) -> ShardFile:
+    """Write one shard object: the compressed chunks, then the index of their offsets and sizes, then its CRC32C.
+
+    Raises `MedcossError` for a volume of another shape or dtype than the spec's.
+    """
+    name = f"{group_name(split)}/volume/c/{number}/0/0/0"
+    index = np.full((shard_size, 2), _ABSENT, dtype="<u8")
+    with atomic.atomic_file(directory / name) as temporary, HashedFile(temporary) as shard:
+        written = 0
+        for place, sample in enumerate(samples):
+            chunk = _with_crc(_chunk(sample, spec))
+            index[place] = shard.bytes, len(chunk)
+            shard.write(chunk)
+            written = place + 1
+        shard.write(_with_crc(index.tobytes()))
+        return ShardFile(name, written, shard.bytes, shard.sha256)
+
+
+def end(
+    directory: Path, split: str, keys: Sequence[str], records: Sequence[str], shards: Iterable[ShardFile]
+) -> dict[str, str]:
+    """Write the keys and records (JSON) of all samples; returns the SHA-256 of each file but the shard objects."""
     group = directory / group_name(split)
-    _create_volume(group, spec, count, shard_size)
-    keys: list[str] = []
-    records: list[str] = []
-    shards: list[ShardFile] = []
-    for number in range(math.ceil(count / shard_size)):
-        name = _object_name(split, number)
-        shards.append(
-            _write_shard(directory, name, islice(_noted(samples, keys, records), shard_size), spec, shard_size)
-        )
     _write_strings(group, key=keys, meta=records)
     listed = {shard.file for shard in shards}
-    others = sorted(path for path in group.rglob("*") if path.is_file())
-    names = [path.relative_to(directory).as_posix() for path in others]
-    return tuple(shards), {n: sha256_file(path) for n, path in zip(names, others, strict=True) if n not in listed}
+    names = {path.relative_to(directory).as_posix(): path for path in sorted(group.rglob("*")) if path.is_file()}
+    return {name: sha256_file(path) for name, path in names.items() if name not in listed}
 
 
-def _object_name(split: str, number: int) -> str:
-    return f"{group_name(split)}/volume/c/{number}/0/0/0"
+def stored_as(spec: ModalitySpec) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Dtype and shape (D, H, W) of the spec's stored volumes."""
+    return np.dtype(spec.fields[0].dtype), spec.geometry.shape[1:]
 
 
-def _noted(samples: Iterator[Sample], keys: list[str], records: list[str]) -> Iterator[Sample]:
-    for sample in samples:
-        keys.append(sample.key)
-        records.append(sample.record_json())
-        yield sample
+def compress(volume: np.ndarray[Any, Any]) -> bytes:
+    """A volume (D, H, W) as the chunk that a shard object holds of it, without its CRC32C."""
+    from numcodecs import blosc
+
+    # Threads inside Blosc finish blocks in any order: the same input would give other bytes.
+    blosc.use_threads = False
+    little = np.ascontiguousarray(volume, dtype=volume.dtype.newbyteorder("<"))
+    shuffle = blosc.SHUFFLE if _shuffle(volume.dtype) == "shuffle" else blosc.BITSHUFFLE
+    return bytes(blosc.compress(little, b"zstd", _LEVEL, shuffle, _block(volume.dtype, volume.shape)))
+
+
+def decompress(chunk: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """The volume (D, H, W) that `compress` was given, writable. `chunk` must be sound."""
+    from numcodecs import blosc
+
+    volume = np.empty(shape, dtype=dtype)
+    blosc.decompress(chunk, volume)
+    return volume
 
 
 def _codecs(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[BytesBytesCodec, ...]:
@@ -122,7 +161,7 @@ def _create_volume(group: Path, spec: ModalitySpec, count: int, shard_size: int)
     )
 
 
-def _write_strings(group: Path, **columns: list[str]) -> None:
+def _write_strings(group: Path, **columns: Sequence[str]) -> None:
     import zarr
 
     opened = zarr.open_group(group, mode="r+")
@@ -132,36 +171,17 @@ def _write_strings(group: Path, **columns: list[str]) -> None:
         array[:] = np.array(values, dtype=np.dtypes.StringDType())
 
 
-def _write_shard(
-    directory: Path, name: str, samples: Iterator[Sample], spec: ModalitySpec, shard_size: int
-) -> ShardFile:
-    """Write one shard object: the compressed chunks, then the index of their offsets and sizes, then its CRC32C."""
-    index = np.full((shard_size, 2), _ABSENT, dtype="<u8")
-    with atomic.atomic_file(directory / name) as temporary, HashedFile(temporary) as shard:
-        written = 0
-        for place, sample in enumerate(samples):
-            chunk = _with_crc(_compress(sample, spec))
-            index[place] = shard.bytes, len(chunk)
-            shard.write(chunk)
-            written = place + 1
-        shard.write(_with_crc(index.tobytes()))
-        return ShardFile(name, written, shard.bytes, shard.sha256)
-
-
-def _compress(sample: Sample, spec: ModalitySpec) -> bytes:
-    from numcodecs import blosc
-
-    dtype = np.dtype(spec.fields[0].dtype)
-    shape = spec.geometry.shape[1:]
+def _chunk(sample: Sample, spec: ModalitySpec) -> bytes:
+    dtype, shape = stored_as(spec)
     data = sample.data
-    if not isinstance(data, np.ndarray) or data.shape != shape or data.dtype != dtype:
-        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise MedcossError(f"sample {sample.key}: expected a volume {dtype} {shape}, got {found}")
-    # Threads inside Blosc finish blocks in any order: the same input would give other bytes.
-    blosc.use_threads = False
-    little = np.ascontiguousarray(data, dtype=dtype.newbyteorder("<"))
-    shuffle = blosc.SHUFFLE if _shuffle(dtype) == "shuffle" else blosc.BITSHUFFLE
-    return bytes(blosc.compress(little, b"zstd", _LEVEL, shuffle, _block(dtype, shape)))
+    if isinstance(data, bytes):
+        size = math.prod(shape) * dtype.itemsize
+        if len(data) < _BLOSC_HEADER.size or _BLOSC_HEADER.unpack_from(data) != (dtype.itemsize, size, len(data)):
+            raise MedcossError(f"sample {sample.key}: expected a compressed volume {dtype} {shape}")
+        return data
+    if data.shape != shape or data.dtype != dtype:
+        raise MedcossError(f"sample {sample.key}: expected a volume {dtype} {shape}, got {data.dtype} {data.shape}")
+    return compress(data)
 
 
 def _with_crc(data: bytes) -> bytes:
@@ -185,8 +205,7 @@ class ZarrShards:
         self._shards = entry.shards
         self._sha256 = files
         self._spec = spec
-        self._dtype = np.dtype(spec.fields[0].dtype)
-        self._shape = spec.geometry.shape[1:]
+        self._dtype, self._shape = stored_as(spec)
         self._ends = list(accumulate(shard.samples for shard in entry.shards))
         self._indexes: dict[int, np.ndarray[Any, np.dtype[np.uint64]]] = {}
         self._strings: dict[str, list[str]] = {}
@@ -203,8 +222,6 @@ class ZarrShards:
 
         Raises `MedcossError` naming sample and shard if it is damaged.
         """
-        from numcodecs import blosc
-
         number = bisect_right(self._ends, index)
         name = self._shards[number].file
         place = index - self._ends[number] + self._shards[number].samples
@@ -215,9 +232,7 @@ class ZarrShards:
             raise MedcossError(
                 f"sample {key} in {self._directory / name} is damaged (CRC32C differs): restore the shard"
             )
-        volume = np.empty(self._shape, dtype=self._dtype)
-        blosc.decompress(content, volume)
-        return volume
+        return decompress(content, self._dtype, self._shape)
 
     def record(self, index: int) -> dict[str, Any]:
         """Key, subject, labels and geometry of sample `index`."""
