@@ -40,7 +40,7 @@ _OUTLINE_CELLS = 512
 _LEAST_CELLS = 6
 """Area below which a spot of tissue gets no outline, in cells of that map."""
 
-Ring = list[tuple[float, float]]
+Ring = list[list[float]]
 
 
 def picture(slide: Slide, plan: Plan, survey: Survey, drawn: Sequence[Tile], lost: Mapping[Tile, str]) -> bytes:
@@ -119,7 +119,7 @@ def _outlines(survey: Survey) -> list[list[Ring]]:
         rings = [spots[0], *(spot for spot in spots[1:] if _area(spot) >= _LEAST_CELLS)]
         # Contours run through the cells' centres, the first of which lies half a cell outside the slide.
         scaled = [np.clip((ring - 0.5) * cell, 0, limit) for ring in rings]
-        polygons.append([[(round(float(x), 1), round(float(y), 1)) for x, y in ring] for ring in scaled])
+        polygons.append([ring.round(1).tolist() for ring in scaled])
     return polygons
 
 
@@ -128,7 +128,7 @@ def _area(ring: np.ndarray[Any, Any]) -> float:
     return abs(float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))) / 2
 
 
-def _feature(kind: str, name: str, rings: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any]:
+def _feature(kind: str, name: str, rings: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
     about = {"objectType": kind, "classification": {"name": name, "color": list(COLOURS[name])}}
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": about}
 
