@@ -20,11 +20,12 @@ from preprocess.executor import LocalProcesses
 from preprocess.inputs import find_files, input_id, sort_out
 from preprocess.job import Job, Result
 from preprocess.outcomes import OUTCOMES, count_reasons, private_directory, write_outcomes, write_private
-from preprocess.progress import Progress
+from preprocess.progress import Progress, counted
 from preprocess.publish import MANIFEST, STAGING, publish
 from preprocess.resume import begin, check_begun, check_out, finished, locked, splits
 from preprocess.split import Salt
 from preprocess.staging import StagedUnit
+from preprocess.tally import Tally
 from preprocess.workers import Defect, Task, convert_each, disk_trouble, inspect_each, set_up
 
 
@@ -53,7 +54,8 @@ def run(job: Job) -> Result:
             return _dry_result(outcomes, units, found)
         with locked(private):
             begin(job)
-            staged = _convert(job, task, units, workers, defects)
+            failed_before = sum(outcome.status is Status.FAILED for outcome in outcomes.values())
+            staged = _convert(job, task, units, failed_before, workers, defects)
             return _finish(job, modality, staged, outcomes, files, defects, workers)
     finally:
         workers.kill()
@@ -69,12 +71,14 @@ def _finish(
     assembly = assemble(staged, by_id, job.settings["split"], job.salt, erased)
     missing = [name for name in files if name not in assembly.fates]
     if missing:
-        raise MedcossError(f"{len(missing)} inputs have no outcome: a defect of preprocess {job.name}, report it")
+        raise MedcossError(
+            f"no outcome for {counted(len(missing), 'file')}: a defect of preprocess {job.name}, report it"
+        )
     forgotten = {name for name, fate in assembly.fates.items() if fate.outcome.reason == "erased"}
     if not assembly.samples:
         write_private(private, files, forgotten)
         _refuse_empty(job, assembly)
-    say(f"{job.name}: writing {assembly.samples} samples to shards")
+    say(f"{job.name}: writing {counted(assembly.samples, 'sample')} to shards")
     try:
         manifest, told = publish(
             modality, assembly, staging, job.out, job.settings, executor=workers, workers=job.workers,
@@ -103,7 +107,7 @@ def _discover(
     """
     outcomes = sort_out(found, job.masks, job.tables)
     left_over = [file for file in found if file.relative not in outcomes]
-    say(f"{job.name}: looking through {len(left_over)} files")
+    say(f"{job.name}: looking through {counted(len(left_over), 'file')}")
     inspected: dict[str, Inspected] = {}
     defects: list[str] = []
     progress = Progress(len(left_over), job.name, "files looked through")
@@ -140,40 +144,55 @@ def _note_defect(job: Job, progress: Progress, defects: list[str], defect: Defec
         progress.note(defect.trace)
 
 
-def _convert(job: Job, task: Task, units: list[Unit], workers: LocalProcesses, defects: list[str]) -> list[StagedUnit]:
-    """All units staged; defects that were met are added to `defects`."""
-    total = sum(len(unit.files) for unit in units)
-    allowed = job.max_failures * total if isinstance(job.max_failures, float) else job.max_failures
-    progress = Progress(total, job.name, "inputs", ("samples", "failed"))
+def _convert(
+    job: Job, task: Task, units: list[Unit], failed_before: int, workers: LocalProcesses, defects: list[str]
+) -> list[StagedUnit]:
+    """All units staged; defects that were met are added to `defects`. `failed_before` files failed when they were
+    looked through: they count to --max-failures.
+    """
+    tally = Tally(units)
+    progress = Progress(tally.total, job.name, also=("samples", "failed"), per_second="samples")
     staged: list[StagedUnit] = []
     named = ((unit_id(job.salt, unit), unit) for unit in units)
     try:
+        progress.advance(0, failed=failed_before)
+        _stop_at_failures(job, failed_before, tally.total + failed_before)
         for name, unit, result, defect in convert_each(workers, task, named, job.workers):
             if defect is not None:
                 _note_defect(job, progress, defects, defect, f"unit {name}")
             staged.append(result)
-            progress.advance(len(unit.files), samples=len(result.samples), failed=result.failed)
-            failures = progress.counts["failed"]
-            if allowed is not None and failures > allowed:
-                raise MedcossError(
-                    f"{failures} of {total} inputs failed, more than --max-failures allows: see why with a run without "
-                    "it"
-                )
+            step = tally.add({f.relative: result.outcomes[input_id(job.salt, f.relative)] for f in unit.files})
+            progress.advance(step.done, step.work, samples=len(result.samples), failed=step.failed)
+            _stop_at_failures(job, progress.counts["failed"], tally.total + failed_before)
     except KeyboardInterrupt as error:
         raise MedcossError(
-            f"interrupted: {progress.done} of {total} inputs are staged in {task.staging}: the same command goes on"
+            f"interrupted: {progress.done:,} of {counted(tally.total, 'file')} staged in {task.staging}: "
+            "the same command goes on"
         ) from error
     finally:
         progress.close()
     return staged
 
 
+def _stop_at_failures(job: Job, failures: int, total: int) -> None:
+    """Raise `MedcossError` if more of `total` files failed than --max-failures allows."""
+    allowed = job.max_failures * total if isinstance(job.max_failures, float) else job.max_failures
+    if allowed is not None and failures > allowed:
+        raise MedcossError(
+            f"{failures:,} of {counted(total, 'file')} failed, more than --max-failures allows: see why with a run "
+            "without it"
+        )
+
+
 def _refuse_empty(job: Job, assembly: Assembly) -> None:
     fates = assembly.fates.values()
-    reasons = ", ".join(f"{number} {reason}" for _, reason, number in count_reasons(fates)[:4])
+    counts = count_reasons(fate.outcome for fate in fates)
+    reasons = ", ".join(f"{number:,} {reason}" for _, reason, number in counts[:4])
     write_outcomes(job.out / OUTCOMES, fates)
     shutil.rmtree(job.out / STAGING)
-    raise MedcossError(f"no sample came out of {len(assembly.fates)} files ({reasons}): see {job.out / OUTCOMES}")
+    raise MedcossError(
+        f"no sample came out of {counted(len(assembly.fates), 'file')} ({reasons}): see {job.out / OUTCOMES}"
+    )
 
 
 def _dry_result(outcomes: Mapping[str, Outcome], units: list[Unit], found: list[InputFile]) -> Result:
@@ -192,15 +211,18 @@ def _result(
     failures = [
         (files[name], fates[name].outcome) for name in sorted(fates) if fates[name].outcome.status is Status.FAILED
     ]
-    notes = [*told, *([", ".join(f"{n} {what}" for what, n in assembly.counts.items())] if assembly.counts else [])]
+    notes = [*told]
+    if assembly.counts:
+        notes.append("; ".join(f"{what}: {n:,}" for what, n in assembly.counts.items()))
     notes += [*(f"defect: {text}; run with --debug and report it" for text in defects)]
     if assembly.duplicates:
-        notes.append(f"{assembly.duplicates} samples were copies of others and left out")
+        notes.append(f"{counted(assembly.duplicates, 'copy', 'copies')} of other samples left out")
     if assembly.conflicts:
-        notes.append(f"{assembly.conflicts} samples had copies with different labels: kept without those labels")
+        notes.append(f"{counted(assembly.conflicts, 'sample')} kept without labels on which copies disagree")
     if assembly.unknown_subjects:
-        notes.append(f"{assembly.unknown_subjects} samples name no patient: each study, row or file counts as one")
+        unknown = counted(assembly.unknown_subjects, "sample")
+        notes.append(f"{unknown} without a known patient: each study, row or file counts as one; see --subject-from")
     notes += [f"split {name} is empty: no subject was given or drawn to it" for name, entry in manifest.splits.items()
               if not entry.samples and manifest.settings["split"][name] > 0]  # fmt: skip
-    return Result("written", manifest.inputs, splits(manifest), count_reasons(fates.values()), manifest.fingerprint,
-                  tuple(failures), tuple(notes))  # fmt: skip
+    return Result("written", manifest.inputs, splits(manifest), count_reasons(fate.outcome for fate in fates.values()),
+                  manifest.fingerprint, tuple(failures), tuple(notes))  # fmt: skip
