@@ -40,8 +40,8 @@ if __name__ == "__main__":
         # Only conversions count samples, inspections do not.
         advance = preprocess.run.Progress.advance
         counted = die_after(advance)
-        preprocess.run.Progress.advance = lambda self, done=1, **counts: (counted if counts else advance)(
-            self, done, **counts
+        preprocess.run.Progress.advance = lambda self, *done, **counts: (counted if counts else advance)(
+            self, *done, **counts
         )
     elif place == "writing shards":
         preprocess.publish._sample = die_after(preprocess.publish._sample)
