@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from medcoss.contracts import UsageError
@@ -28,10 +30,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """One table: its rows by id, and the folder its relative paths start from."""
+    """One table: its rows by id, the folder its relative paths start from, and the folders that all ids begin with
+    (`("set", "set/train")`): a set's table often names files from above the set's own folder, whatever that is called
+    now.
+    """
 
     folder: Path
     entries: dict[str, Entry]
+    above: tuple[str, ...] = ()
     _latest: dict[str, Entry | None] = field(default_factory=dict, compare=False, repr=False)
     """What was found for the file asked about last: a table's rows ask a million times."""
 
@@ -46,17 +52,19 @@ class Table:
         return self._latest[file.relative]
 
     def _names(self, file: InputFile) -> Iterator[str]:
-        relative = PurePosixPath(file.relative)
-        beside = (
-            PurePosixPath(file.path.relative_to(self.folder)) if file.path.is_relative_to(self.folder) else relative
-        )
-        yield from (str(beside), str(relative), relative.name, bare_name(relative.name), relative.name.split(".")[0])
+        relative = file.relative
+        beside = file.place.removeprefix(f"{self.folder}/") if file.place.startswith(f"{self.folder}/") else relative
+        yield from (beside, relative)
+        yield from (f"{folder}/{path}" for folder in self.above for path in (beside, relative))
+        yield from _endings(file.place)
+        name = relative.rpartition("/")[2]
+        yield from (name, bare_name(name), name.split(".")[0])
         # From the nearest folder up: a DICOM series is named by its folder.
         for path in (beside, relative):
-            for parent in path.parents:
-                if parent.name:
-                    yield str(parent)
-                    yield parent.name
+            while path := path.rpartition("/")[0]:
+                yield path
+                yield from (f"{folder}/{path}" for folder in self.above)
+                yield path.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,23 @@ class Labels:
             next((entry.subject for entry in found if entry.subject), None),
             next((entry.split for entry in found if entry.split), None),
         )
+
+
+def _endings(path: str) -> Iterator[str]:
+    """A path and what follows each of its folders, the longest first, the bare name left out."""
+    while "/" in path:
+        yield path
+        path = path.partition("/")[2]
+
+
+def _shared_folders(ids: Collection[str]) -> tuple[str, ...]:
+    """The folders that all ids begin with, from the first down: ("a", "a/b") for ids such as "a/b/1.png"."""
+    if not ids:
+        return ()
+    # What the first and the last in order share, all share.
+    start = os.path.commonprefix([min(ids), max(ids)])  # noqa: RUF071 -- cut at a folder in the next line
+    folder = start.rpartition("/")[0]
+    return tuple(accumulate(folder.split("/"), "{}/{}".format)) if folder else ()
 
 
 def bare_name(name: str) -> str:
@@ -106,7 +131,7 @@ def read_table(path: Path, id_columns: Sequence[str], label_columns: Sequence[st
             )
         folded = [fold(column) for column in (*label_columns, subject_column, SPLIT_COLUMN)]
         for number, row in enumerate(read_rows(path, form, "utf-8", {fold(id_column), *folded}, tally), 1):
-            name = row.get(fold(id_column), "").strip().replace("\\", "/").removeprefix("./")
+            name = row.get(fold(id_column), "").strip().replace("\\", "/").removeprefix("./").rstrip("/")
             values = tuple(row.get(column, "").strip() or None for column in folded)
             if values not in shared:
                 labels = {column: value for column, value in zip(label_columns, values, strict=False) if value}
@@ -122,7 +147,7 @@ def read_table(path: Path, id_columns: Sequence[str], label_columns: Sequence[st
     broken = ", ".join(f"{tally[name]} {name}" for name in DEFECTS if tally[name])
     if broken:
         raise UsageError(f"the table {path} has {broken} (of {tally[READ]}): mend them, a label must not be lost")
-    return Table(path.resolve().parent, entries)
+    return Table(path.resolve().parent, entries, _shared_folders(entries))
 
 
 def digest_table(path: Path) -> str:

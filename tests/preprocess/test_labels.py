@@ -32,6 +32,37 @@ def test_an_id_may_name_a_file_in_several_ways_or_its_folder(tmp_path: Path) -> 
     assert bare_name("a.b.nii.gz") == "a.b"
 
 
+@pytest.mark.parametrize("asked", ["", "set", "set/train"], ids=["above the set", "the set", "a part of it"])
+@pytest.mark.parametrize("beside", [True, False], ids=["table beside the set's folders", "table elsewhere"])
+def test_ids_that_begin_above_the_input_are_found(tmp_path: Path, asked: str, beside: bool) -> None:
+    root = tmp_path.resolve() / "data"
+    rows = "".join(f"set/train/p{n}/s{m}/view1.jpg,{n}{m}\n" for n in range(3) for m in range(2))
+    folder = root / "set" if beside else tmp_path / "tables"
+    folder.mkdir(parents=True)
+    labels = make(folder, f"Path,label\n{rows}", ("path",))
+    for n, m in ((0, 0), (2, 1)):
+        place = root / "set" / "train" / f"p{n}" / f"s{m}" / "view1.jpg"
+        file = InputFile(place, place.relative_to(root / asked).as_posix())
+        assert labels.find(file, None).labels == {"label": f"{n}{m}"}
+    other = root / "set" / "train" / "p9" / "s0" / "view1.jpg"
+    assert labels.find(InputFile(other, other.relative_to(root / asked).as_posix()), None).labels == {}
+
+
+def test_a_set_s_folder_may_have_been_renamed_and_ids_may_name_folders(tmp_path: Path) -> None:
+    place = tmp_path.resolve() / "renamed" / "train" / "hand" / "p1" / "study1" / "1.png"
+    for root, relative in (("renamed", "train/hand/p1/study1/1.png"), ("renamed/train", "hand/p1/study1/1.png")):
+        file = InputFile(place, relative)
+        assert place == tmp_path.resolve() / root / relative
+        for rows in ("set-1/train/hand/p1/study1/,1\nset-1/train/foot/p1/study1/,0\n",
+                     "set-1/train/hand/p1/study1/1.png,1\nset-1/train/hand/p2/study1/1.png,0\n"):  # fmt: skip
+            assert make(tmp_path, "file,label\n" + rows).find(file, None).labels == {"label": "1"}, (root, rows)
+    # The whole path and the parts of it go before the bare name.
+    both = make(tmp_path, f"file,label\n1.png,name\nstudy1/1.png,part\n{place},whole\n")
+    assert both.find(InputFile(place, "hand/p1/study1/1.png"), None).labels == {"label": "whole"}
+    parts = make(tmp_path, "file,label\n1.png,name\nstudy1/1.png,part\n")
+    assert parts.find(InputFile(place, "hand/p1/study1/1.png"), None).labels == {"label": "part"}
+
+
 def test_a_row_id_goes_before_the_file_and_the_order_of_labels_is_kept(tmp_path: Path) -> None:
     labels = make(tmp_path, "uid,a,b,subject,split\n7,1,2,S,Training\n", ("file", "uid"), ("b", "a", "none"))
     entry = labels.find(InputFile(tmp_path / "t.csv", "t.csv"), "7")
