@@ -7,9 +7,8 @@ agree. Raw names live in memory only, long enough to become a token.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from medcoss.contracts import SPLITS, UsageError
 from medcoss.salt import DEFAULT_SALT as DEFAULT_SALT
@@ -81,7 +80,7 @@ def is_placeholder(name: str) -> bool:
 
 def path_subject(relative: str) -> str | None:
     """A subject named by convention in a path: MIMIC folder, BIDS `sub-`, TCGA barcode (12 characters)."""
-    for part in PurePosixPath(relative).parts:
+    for part in relative.split("/"):
         if _MIMIC.fullmatch(part):
             return part
         if match := _BIDS.fullmatch(part):
@@ -105,16 +104,19 @@ class Subjects:
         Order: `given` (from a table), --subject-from on the path, the input's own ids, a naming convention in the
         path, ids naming less than a patient, the row or the file itself (False is returned for these last).
         """
-        known = [given or "", self._from_pattern(relative)]
-        known += [name for name in ids if not _is_weak(name)]
-        known.append(path_subject(relative) or "")
-        for name in known:
-            if not is_placeholder(name):
+        for name in self._known(given, ids, relative):
+            if name and not is_placeholder(name):
                 return self._hash(name), True
         for name in ids:
             if _is_weak(name) and not is_placeholder(name):
                 return self._hash(name), False
         return self._hash(f"file:{relative}" if row is None else f"row:{relative}\x1f{row}"), False
+
+    def _known(self, given: str | None, ids: Sequence[str], relative: str) -> Iterator[str | None]:
+        yield given
+        yield self._from_pattern(relative)
+        yield from (name for name in ids if not _is_weak(name))
+        yield path_subject(relative)
 
     def _from_pattern(self, relative: str) -> str:
         match = self.pattern.search(relative) if self.pattern else None
