@@ -27,6 +27,7 @@ digest beside each lets a change be noticed).
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -84,12 +85,28 @@ def skipped(reason: str, message: str = "") -> Refusal:
     return Refusal(Status.SKIPPED, reason, message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, init=False)
 class InputFile:
-    """A file found below --in: where it is and its path relative to the --in it was found under (POSIX form)."""
+    """A file found below --in: where it is and its path relative to the --in it was found under (POSIX form).
 
-    path: Path
+    They are held by the million and sent to the workers: a path as text takes a fifth of the memory of a `Path`.
+    """
+
+    place: str
     relative: str
+
+    def __init__(self, path: str | os.PathLike[str], relative: str) -> None:
+        object.__setattr__(self, "place", os.fspath(path))
+        object.__setattr__(self, "relative", relative)
+
+    def __reduce__(self) -> tuple[type[InputFile], tuple[str, str]]:
+        """What a frozen class with slots gets instead takes several times as long."""
+        return InputFile, (self.place, self.relative)
+
+    @property
+    def path(self) -> Path:
+        """`place` as a `Path`, made anew each time."""
+        return Path(self.place)
 
 
 @dataclass(frozen=True)

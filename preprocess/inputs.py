@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medcoss.contracts import MedcossError, UsageError
 from preprocess.conversion import InputFile, Outcome, Status
@@ -25,29 +25,29 @@ def find_files(roots: Sequence[Path], *, leave_out: Iterable[Path] = ()) -> list
     """
     closed = {path.resolve() for path in leave_out}
     found: dict[str, InputFile] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for root in roots:
         if not root.exists():
             raise UsageError(f"no such input: {root}: name an existing file or folder with --in")
     for root in sorted({root.resolve() for root in roots}):
-        for folder, path in _walk(root, closed):
-            real = folder / path.name
+        above = _slashed(root if root.is_dir() else root.parent)
+        for real, place in _walk(root, closed):
             if real in seen:
                 continue
             seen.add(real)
-            relative = path.name if path == root else path.relative_to(root).as_posix()
+            relative = place.removeprefix(above)
             if relative in found:
                 relative = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}/{relative}"
-            found[relative] = InputFile(path, relative)
+            found[relative] = InputFile(place, relative)
     if not found:
         raise UsageError(f"no files in {', '.join(str(root) for root in roots)}: give a folder with files to --in")
     return [found[relative] for relative in sorted(found)]
 
 
-def _walk(root: Path, closed: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """(real folder, path) of every file, in the same order on every file system."""
+def _walk(root: Path, closed: set[Path]) -> Iterator[tuple[str, str]]:
+    """(path by the real folder, path) of every file, in the same order on every file system."""
     if not root.is_dir():
-        yield root.parent, root
+        yield str(root), str(root)
         return
     stack: list[tuple[Path, tuple[Path, ...]]] = [(root, ())]
     while stack:
@@ -66,7 +66,12 @@ def _walk(root: Path, closed: set[Path]) -> Iterator[tuple[Path, Path]]:
             ) from error
         folders = {entry.name for entry in listed if _is_folder(entry)}
         stack += [(Path(entry.path), (*above, real)) for entry in reversed(listed) if entry.name in folders]
-        yield from ((real, Path(entry.path)) for entry in listed if entry.name not in folders)
+        below = _slashed(real)
+        yield from ((below + entry.name, entry.path) for entry in listed if entry.name not in folders)
+
+
+def _slashed(folder: Path) -> str:
+    return str(folder).rstrip("/") + "/"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -88,16 +93,20 @@ def stamp(files: Iterable[InputFile]) -> str:
 
 def _mark(file: InputFile) -> str:
     try:
-        information = file.path.stat()
+        information = _status(file)
     except OSError:
         return "gone;"
     return f"{information.st_size}:{information.st_mtime_ns};"
 
 
+def _status(file: InputFile) -> os.stat_result:
+    return os.stat(file.place)  # noqa: PTH116 -- to make a Path takes longer than the call
+
+
 def file_bytes(file: InputFile) -> int:
     """Size of a file in bytes, 0 if it is not there."""
     try:
-        return file.path.stat().st_size
+        return _status(file).st_size
     except OSError:
         return 0
 
@@ -110,26 +119,27 @@ def sort_out(files: Sequence[InputFile], masks: Sequence[Path], tables: Sequence
     outcomes = {}
     for file in files:
         # Resolving takes long on network file systems: only where it can matter.
-        if file.path.name in table_names and file.path.resolve() in label_tables:
+        if file.place.rpartition("/")[2] in table_names and file.path.resolve() in label_tables:
             outcomes[file.relative] = Outcome(Status.SKIPPED, "label_table")
-        elif _in_mask_folder(file.relative) or _below(file.path, mask_roots):
+        elif _in_mask_folder(file.relative) or (mask_roots and _below(file.path, mask_roots)):
             outcomes[file.relative] = Outcome(Status.SKIPPED, "mask")
-        elif problem := _not_regular(file.path):
+        elif problem := _not_regular(file):
             outcomes[file.relative] = problem
     return outcomes
 
 
 def _in_mask_folder(relative: str) -> bool:
-    return any(part.lower() in _MASK_FOLDERS for part in PurePosixPath(relative).parts[:-1])
+    return any(part.lower() in _MASK_FOLDERS for part in relative.split("/")[:-1])
 
 
 def _below(path: Path, roots: tuple[Path, ...]) -> bool:
-    return bool(roots) and any(path.resolve().is_relative_to(root) for root in roots)
+    real = path.resolve()
+    return any(real.is_relative_to(root) for root in roots)
 
 
-def _not_regular(path: Path) -> Outcome | None:
+def _not_regular(file: InputFile) -> Outcome | None:
     try:
-        mode = path.stat().st_mode
+        mode = _status(file).st_mode
     except OSError as error:
         return Outcome(Status.FAILED, "unreadable", error.strerror or "cannot be opened")
     # Opening a pipe would wait for ever.

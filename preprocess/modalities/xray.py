@@ -139,22 +139,27 @@ def group(inspected: Sequence[Inspected], settings: Settings) -> Discovery:
     """A unit a file, but DICOM copies of one instance (another compression of it) are one unit, lossless first."""
     units: list[Unit] = []
     tables = settings["_view_tables"]
+    details: dict[tuple[str, str | None], dict[str, Json]] = {}
     instances: dict[str, list[tuple[bool, str, InputFile]]] = defaultdict(list)
     for one in inspected:
         if one.about["format"] == "raster":
-            units.append(_unit((one.file,), "raster", tables))
+            units.append(_unit((one.file,), "raster", tables, details))
         else:
             identity = str(one.about["identity"]) or one.relative
             instances[identity].append((bool(one.about["lossy"]), one.relative, one.file))
     for copies in instances.values():
         files = tuple(file for _, _, file in sorted(copies, key=lambda copy: copy[:2]))
-        units.append(_unit(files, "dicom", tables))
+        units.append(_unit(files, "dicom", tables, details))
     return Discovery(units)
 
 
-def _unit(files: tuple[InputFile, ...], kind: str, tables: Labels | None) -> Unit:
+def _unit(
+    files: tuple[InputFile, ...], kind: str, tables: Labels | None,
+    details: dict[tuple[str, str | None], dict[str, Json]],
+) -> Unit:  # fmt: skip
+    """`details` holds what units have in common: a million dicts would take 200 MB."""
     named = None if tables is None else next(filter(None, (views.listed_view(tables, file) for file in files)), None)
-    return Unit(files, {"format": kind, "view": named})
+    return Unit(files, details.setdefault((kind, named), {"format": kind, "view": named}))
 
 
 def convert(unit: Unit, settings: Settings) -> Conversion:
