@@ -46,6 +46,9 @@ _UPRIGHT = {
 }
 _SIDEWAYS = tuple(_UPRIGHT[code] for code in (5, 6, 7, 8))
 
+_LEVELS = np.arange(256.0)
+_SQUARES = _LEVELS**2
+
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -99,13 +102,14 @@ def open_raster(path: Path, *, max_pixels: int = MAX_PIXELS, side: int | None = 
     Refused: `empty`, `too_large` (by the header, before anything is decoded), `unreadable`.
     """
     with sound_pixels():
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise failed("empty", "0 bytes")
         # Pillow's own limit warns at one size and fails at twice it; the check below refuses before any decoding.
         Image.MAX_IMAGE_PIXELS = None
-        if path.stat().st_size > _FILE_BYTES_A_PIXEL * max_pixels:
+        if size > _FILE_BYTES_A_PIXEL * max_pixels:
             # A parser would look for the next marker up to the end of a file with holes.
-            raise failed("too_large", f"a file of {path.stat().st_size} bytes")
+            raise failed("too_large", f"a file of {size} bytes")
         # An open file, not a path: Pillow would map the file into memory, where one that shrinks meanwhile kills the
         # process, and where the rows of an uncompressed TIFF that is to be turned come out at a wrong length.
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
@@ -130,6 +134,8 @@ def open_raster(path: Path, *, max_pixels: int = MAX_PIXELS, side: int | None = 
 def grey_values(read: Raster) -> np.ndarray[Any, Any]:
     """Luminance (height, width): uint8, or uint16, int32 or float32 where the file is deeper; alpha lies on black."""
     image = read.image
+    if image.mode == "L" and not image.has_transparency_data:
+        return np.asarray(image)
     with sound_pixels():
         if image.mode in _DEEP_MODES:
             deep = np.asarray(image)
@@ -154,9 +160,8 @@ def rgb_values(image: Image.Image) -> np.ndarray[Any, Any]:
 def grey_figures(pixels: np.ndarray[Any, Any]) -> tuple[float, float]:
     """Mean and standard deviation of uint8 pixels (height, width), in grey levels."""
     counts = np.asarray(Image.fromarray(pixels).histogram(), dtype=np.float64)
-    levels = np.arange(counts.size)
-    mean = float(counts @ levels / counts.sum())
-    return mean, math.sqrt(max(float(counts @ levels**2 / counts.sum()) - mean**2, 0.0))
+    mean = float(counts @ _LEVELS / pixels.size)
+    return mean, math.sqrt(max(float(counts @ _SQUARES / pixels.size) - mean**2, 0.0))
 
 
 def shrink(pixels: np.ndarray[Any, Any], short_side: int) -> np.ndarray[Any, Any]:
