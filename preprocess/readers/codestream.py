@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -109,17 +108,20 @@ def _jpeg_frames(stream: bytes) -> Iterator[tuple[int, int, int]]:
         place += 2 + int.from_bytes(stream[place + 2 : place + 4])
 
 
-def refuse_inflating(path: Path) -> None:
-    """Refuse a deflated object that would take more than `MAX_INFLATED` bytes (`too_large`). Raises OSError."""
-    with path.open("rb") as stream:
-        if _DEFLATED not in stream.read(1 << 16):
-            return
-        # The group's length stands in its first element, at byte 140; what is deflated comes after the group.
-        stream.seek(140)
-        stream.seek(144 + int.from_bytes(stream.read(4), "little"))
-        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while data := inflater.unconsumed_tail or stream.read(1 << 16):
-            size += len(inflater.decompress(data, 1 << 24))
-            beat()
-            if size > MAX_INFLATED:
-                raise failed("too_large", f"more than {MAX_INFLATED} bytes inflated")
+def refuse_inflating(stream: BinaryIO) -> None:
+    """Refuse a deflated object that would take more than `MAX_INFLATED` bytes (`too_large`). Raises OSError.
+
+    The place in `stream`, an open file, is lost.
+    """
+    stream.seek(0)
+    if _DEFLATED not in stream.read(1 << 16):
+        return
+    # The group's length stands in its first element, at byte 140; what is deflated comes after the group.
+    stream.seek(140)
+    stream.seek(144 + int.from_bytes(stream.read(4), "little"))
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while data := inflater.unconsumed_tail or stream.read(1 << 16):
+        size += len(inflater.decompress(data, 1 << 24))
+        beat()
+        if size > MAX_INFLATED:
+            raise failed("too_large", f"more than {MAX_INFLATED} bytes inflated")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import data_element_generator
 from pydicom.pixels.utils import get_expected_length, iter_pixels
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from preprocess.conversion import WEAK, failed, skipped
 from preprocess.heartbeat import beat
@@ -95,15 +100,6 @@ def sound_header(what: str = "the header") -> Iterator[None]:
             raise failed("unreadable", f"{what} is damaged ({type(error).__name__})") from error
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's magic bytes, whatever its name. False for a file that cannot be opened."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | None = None) -> Dataset:
     """Read a DICOM file; `header_only` stops before the pixel data, `tags` limits which elements are kept.
 
@@ -113,54 +109,80 @@ def open_dicom(path: Path, *, header_only: bool = False, tags: Sequence[int] | N
     return _read(path, header_only=header_only, tags=tags)[0]
 
 
-def open_header(path: Path, tags: Sequence[int]) -> tuple[Dataset, int]:
-    """As `open_dicom` for a header, with the byte where its pixel data begin for `add_pixels`."""
+@dataclass(frozen=True)
+class PixelPlace:
+    """The byte of a file where the pixel data begin, and how elements are encoded there."""
+
+    start: int
+    implicit: bool
+    little: bool
+
+
+def open_header(path: Path, tags: Sequence[int]) -> tuple[Dataset, PixelPlace | None]:
+    """As `open_dicom` for a header, with what `add_pixels` needs to go on from there."""
     return _read(path, header_only=True, tags=tags)
 
 
-def add_pixels(header: Dataset, path: Path, start: int) -> Dataset:
-    """The pixel data of an object whose header was read up to byte `start`, put into it; reads the header no more.
+def add_pixels(header: Dataset, path: Path, place: PixelPlace | None) -> Dataset:
+    """The object whose header was read by `open_header`, with its pixel data; the header is not read again.
 
     `header` needs the elements of `PIXEL_TAGS`. Refused: `too_large`, `unreadable`.
     """
-    implicit, little = header.original_encoding
-    if transfer_syntax(header).is_deflated or implicit is None or little is None:
+    if place is None:
         return open_dicom(path, tags=PIXEL_TAGS)
-    with sound_header("the file"):
-        _refuse_long(path)
-        with path.open("rb") as stream:
-            stream.seek(start)
-            rest = pydicom.filereader.read_dataset(stream, implicit, little, specific_tags=list(PIXEL_TAGS))
-        header.update(rest)
+    with sound_header("the file"), path.open("rb") as stream:
+        _refuse_long(stream)
+        stream.seek(place.start)
+        # Not `read_dataset`, which guesses the encoding from its first element: a length may look like letters.
+        elements = data_element_generator(stream, place.implicit, place.little, specific_tags=list(PIXEL_TAGS))
+        with contextlib.suppress(EOFError):
+            header.update({element.tag: element for element in elements})
     return header
 
 
-def _refuse_long(path: Path) -> None:
-    if path.stat().st_size > MAX_FILE_BYTES:
+def _refuse_long(stream: BinaryIO) -> None:
+    if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES:
         raise failed("too_large", f"a file of more than {MAX_FILE_BYTES >> 30} GiB")
 
 
-def _read(path: Path, *, header_only: bool, tags: Sequence[int] | None) -> tuple[Dataset, int]:
+def _read(path: Path, *, header_only: bool, tags: Sequence[int] | None) -> tuple[Dataset, PixelPlace | None]:
+    kept = None if tags is None else [*tags, _SOP_CLASS]
     try:
-        if path.stat().st_size == 0:
-            raise failed("empty", "0 bytes")
-        if not header_only:
-            _refuse_long(path)
-        present = is_dicom(path)
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                raise failed("empty", "0 bytes")
+            if not header_only:
+                _refuse_long(stream)
+            present = stream.read(132)[128:] == b"DICM"
+            with sound_header("the file"):
+                return _parsed(stream, present, header_only, kept)
     except OSError as error:
         raise failed("unreadable", f"cannot be opened ({error.strerror})") from error
-    kept = None if tags is None else [*tags, _SOP_CLASS]
-    with sound_header("the file"):
-        refuse_inflating(path)
-        with path.open("rb") as stream:
-            dataset = pydicom.dcmread(stream, stop_before_pixels=header_only, force=not present, specific_tags=kept)
-            place = stream.tell()
-        if _SOP_CLASS not in dataset and not header_only:
-            # pydicom drops everything when a file ends inside compressed pixel data: the header alone tells which.
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not present, specific_tags=kept)
-        if _SOP_CLASS not in dataset and dataset.file_meta.get("MediaStorageSOPClassUID") != _DICOMDIR:
-            raise failed("unreadable", "not a DICOM file" if not present else "the file ends inside its header")
-    return dataset, place
+
+
+def _parsed(
+    stream: BinaryIO, present: bool, header_only: bool, kept: list[int] | None
+) -> tuple[Dataset, PixelPlace | None]:
+    refuse_inflating(stream)
+    stream.seek(0)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=header_only, force=not present, specific_tags=kept)
+    start = stream.tell()
+    if _SOP_CLASS not in dataset and not header_only:
+        # pydicom drops everything when a file ends inside compressed pixel data: the header alone tells which.
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=not present, specific_tags=kept)
+    if _SOP_CLASS not in dataset and dataset.file_meta.get("MediaStorageSOPClassUID") != _DICOMDIR:
+        raise failed("unreadable", "not a DICOM file" if not present else "the file ends inside its header")
+    # How it was found to be encoded: the transfer syntax may say otherwise, or be missing with the preamble.
+    found: object = dataset.get_item(_SOP_CLASS)
+    if not isinstance(found, RawDataElement):
+        return dataset, None
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        explicit = ExplicitVRLittleEndian if found.is_little_endian else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if found.is_implicit_VR else explicit
+    if transfer_syntax(dataset).is_deflated:
+        return dataset, None
+    return dataset, PixelPlace(start, found.is_implicit_VR, found.is_little_endian)
 
 
 def transfer_syntax(dataset: Dataset) -> UID:

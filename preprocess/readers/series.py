@@ -82,7 +82,7 @@ def series_volumes(
     ids: tuple[str, ...] = ()
     for file in sorted(files, key=lambda file: file.relative):
         try:
-            header, start = open_header(file.path, (*FRAME_TAGS, *PIXEL_TAGS))
+            header, place = open_header(file.path, (*FRAME_TAGS, *PIXEL_TAGS))
             if "MOSAIC" in image_type(header):
                 found = frames_of_mosaic(file, open_dicom(file.path, header_only=True))
             else:
@@ -90,7 +90,7 @@ def series_volumes(
             for frame in found:
                 check(frame)
             ids = ids or subject_ids(header)
-            pixels.add(file, header, start)
+            pixels.add(file, header, place)
         except Refusal as refusal:
             reading.outcomes[file.relative] = refusal.outcome
         else:

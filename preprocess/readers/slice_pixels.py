@@ -10,7 +10,7 @@ from pydicom.tag import BaseTag
 
 from preprocess.conversion import InputFile, Refusal, failed
 from preprocess.heartbeat import beat
-from preprocess.readers.dicom import PIXEL_TAGS, add_pixels, decode_pixels
+from preprocess.readers.dicom import PIXEL_TAGS, PixelPlace, add_pixels, decode_pixels
 from preprocess.readers.frames import Frame
 from preprocess.readers.mosaic import slices_of_mosaic
 from preprocess.readers.volume import Array
@@ -23,14 +23,14 @@ class SlicePixels:
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._headers: dict[str, tuple[Dataset, int]] = {}
+        self._headers: dict[str, tuple[Dataset, PixelPlace | None]] = {}
         self._decoded: dict[str, Array | Refusal] = {}
 
-    def add(self, file: InputFile, header: Dataset, start: int) -> None:
+    def add(self, file: InputFile, header: Dataset, place: PixelPlace | None) -> None:
         """A file whose frames may be asked for, by its header and the place of its pixel data."""
         for tag in header.keys() - _NEEDED:
             del header[tag]
-        self._headers[file.relative] = header, start
+        self._headers[file.relative] = header, place
 
     def of(self, frame: Frame) -> Array:
         """Stored values (rows, columns). Raises the `Refusal` met while decoding."""
@@ -46,9 +46,9 @@ class SlicePixels:
         return np.asarray(values[frame.number])
 
     def _decode(self, frame: Frame) -> Array | Refusal:
-        header, start = self._headers.pop(frame.file.relative)
+        header, place = self._headers.pop(frame.file.relative)
         try:
-            values = decode_pixels(add_pixels(header, frame.file.path, start), max_pixels=self._max_pixels)
+            values = decode_pixels(add_pixels(header, frame.file.path, place), max_pixels=self._max_pixels)
         except Refusal as refusal:
             return refusal
         if frame.tiles > 1:

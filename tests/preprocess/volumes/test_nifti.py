@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 -- the name its users know
 
 from preprocess.conversion import Refusal
+from preprocess.readers import nifti
 from preprocess.readers.nifti import read_volume_file
 
 
@@ -129,3 +130,52 @@ def test_a_header_that_promises_a_bomb_is_refused_unread(tmp_path):
     path.with_suffix(".nii.gz").write_bytes(gzip.compress(bytes(data)))
     with pytest.raises(Refusal, match="too_large"):
         read_volume_file(path.with_suffix(".nii.gz"))
+
+
+def packed_volume(tmp_path, **more):
+    """The bytes of a volume (9, 8, 7) and those of its file, not compressed."""
+    path = save(tmp_path / "plain.nii", ramp(), np.eye(4), **more)
+    return read_volume_file(path).values, path.read_bytes()
+
+
+def test_gzip_members_are_read_as_one_file(tmp_path):
+    values, plain = packed_volume(tmp_path)
+    for cut in (1, 100, 352, 400, len(plain) // 2, len(plain) - 1):
+        (tmp_path / "v.nii.gz").write_bytes(gzip.compress(plain[:cut]) + gzip.compress(plain[cut:]))
+        assert np.array_equal(read_volume_file(tmp_path / "v.nii.gz").values, values), cut
+
+
+def test_bytes_after_the_voxels_are_left_alone(tmp_path):
+    values, plain = packed_volume(tmp_path)
+    for data in (gzip.compress(plain + b"more" * 500), gzip.compress(plain) + bytes(64)):
+        (tmp_path / "v.nii.gz").write_bytes(data)
+        assert np.array_equal(read_volume_file(tmp_path / "v.nii.gz").values, values)
+
+
+@pytest.mark.parametrize("said", [0, 1, 400, 1 << 20, (1 << 28) + 1, (1 << 32) - 1])
+def test_a_forged_size_is_found_out(tmp_path, said):
+    """The size at the end of a gzip file is what room is made for: too small or too large, the file is damaged."""
+    _, plain = packed_volume(tmp_path)
+    (tmp_path / "v.nii.gz").write_bytes(gzip.compress(plain)[:-4] + said.to_bytes(4, "little"))
+    with pytest.raises(Refusal, match="unreadable"):
+        read_volume_file(tmp_path / "v.nii.gz")
+
+
+def test_a_wrong_checksum_is_found_out(tmp_path):
+    _, plain = packed_volume(tmp_path)
+    data = bytearray(gzip.compress(plain))
+    data[-6] ^= 1
+    (tmp_path / "v.nii.gz").write_bytes(bytes(data))
+    with pytest.raises(Refusal, match="unreadable"):
+        read_volume_file(tmp_path / "v.nii.gz")
+
+
+def test_small_and_large_files_are_unpacked_to_the_same_values(tmp_path, monkeypatch):
+    values, plain = packed_volume(tmp_path)
+    (tmp_path / "v.nii.gz").write_bytes(gzip.compress(plain))
+    opened = []
+    stream = nifti._opened
+    monkeypatch.setattr(nifti, "_opened", lambda path: opened.append(path) or stream(path))
+    assert np.array_equal(read_volume_file(tmp_path / "v.nii.gz").values, values) and not opened
+    monkeypatch.setattr(nifti, "_AT_ONCE_BYTES", len(plain) - 1)
+    assert np.array_equal(read_volume_file(tmp_path / "v.nii.gz").values, values) and len(opened) == 1
