@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medcoss.command import Parser, add_debug, report_error
+from medcoss.command import Parser, add_debug, report_error, say
 from medcoss.command import run as run_command
 from medcoss.contracts import Kind, MedcossError, UsageError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from preprocess.conversion import Modality
     from preprocess.job import Job, Result
     from preprocess.labels import Table
+    from preprocess.split import Salt
 
 _MODALITIES = Path(__file__).parent / "modalities"
 _PHANTOMS = "preprocess.phantoms.command"
@@ -166,13 +167,20 @@ def make_job(arguments: argparse.Namespace) -> Job:
     for path in [*arguments.labels, *filter(None, [arguments.subject_alias])]:
         if not path.is_file():
             raise UsageError(f"no such table: {path}: check the path")
+    for path in arguments.masks:
+        # Masks that a typing error left among the inputs would become samples.
+        if not path.is_dir():
+            raise UsageError(f"no such folder: {path}: check --masks")
+    subject_from, pattern, subject_table = arguments.subject_from, None, None
+    is_table = subject_from and subject_from.lower().endswith((".csv", ".tsv")) and "(" not in subject_from
+    if is_table and not Path(subject_from).is_file():
+        raise UsageError(f"no such table: {subject_from}: check --subject-from")
     own = modality.settings(arguments)
-    salt = split.load_salt(arguments.salt_file.expanduser())
+    salt = _load_salt(arguments.salt_file)
     tables = [labels.read_table(path, ids, columns, arguments.subject_column) for path in arguments.labels]
     if arguments.labels and arguments.label_column and modality.spec(own).kind is not Kind.SEQUENCE:
         _require_labels(tables, columns)
-    subject_from, pattern, subject_table = arguments.subject_from, None, None
-    if subject_from and subject_from.lower().endswith((".csv", ".tsv")) and Path(subject_from).is_file():
+    if is_table:
         subject_table = Path(subject_from)
         tables.insert(0, labels.read_table(subject_table, ids, (), arguments.subject_column))
         subject_from = labels.digest_table(subject_table)
@@ -202,6 +210,17 @@ def make_job(arguments: argparse.Namespace) -> Job:
         max_failures=arguments.max_failures, extend=arguments.extend, dry_run=arguments.dry_run, qc=arguments.qc,
         debug=arguments.debug,
     )  # fmt: skip
+
+
+def _load_salt(path: Path) -> Salt:
+    """The salt in `path`, made there if it is not; a new one is told of, for it matches no earlier set."""
+    from preprocess import split
+
+    is_new = not path.expanduser().exists()
+    salt = split.load_salt(path.expanduser())
+    if is_new:
+        say(f"a new salt was made in {path}: keep it, for sets made under another share neither patients nor splits")
+    return salt
 
 
 def _require_labels(tables: Sequence[Table], columns: Sequence[str]) -> None:

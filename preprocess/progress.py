@@ -68,8 +68,8 @@ class Progress:
     def _show(self, *, last: bool = False) -> None:
         self._drawn = True
         now = time.monotonic()
-        text = f"{self._label}: {self.done:,}/{self._total:,} {self._what}"
-        text += "".join(f", {self.counts[name]:,} {name}" for name in self._also)
+        text = f"{self._label}: {self.done:,}/{self._total:,} {_one(self._total, self._what)}"
+        text += "".join(f", {self.counts[name]:,} {_one(self.counts[name], name)}" for name in self._also)
         text += self._speed(now)
         if last:
             text += f", took {duration(now - self._begun)}"
@@ -109,6 +109,12 @@ class Progress:
         # A terminal that was closed must not end hours of work.
         with suppress(OSError):
             print(text, end="", file=self._stream, flush=True)
+
+
+def _one(number: int, words: str) -> str:
+    """`files looked through` as they are, or `file looked through` where the number is 1."""
+    first, *rest = words.split()
+    return " ".join([first.removesuffix("s"), *rest]) if number == 1 else words
 
 
 def duration(seconds: float) -> str:

@@ -74,13 +74,15 @@ def finished(job: Job, files: Mapping[str, InputFile]) -> Result | None:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     plain = json.loads(canonical_json(dict(new)))
+    if old.get("modality") != plain.get("modality"):
+        return f"preprocess {old.get('modality')}"
     names = sorted(name for name in {*old, *plain} if old.get(name) != plain.get(name))
     shown = [f"{name} = {json.dumps(old.get(name))}, not {json.dumps(plain.get(name))}" for name in names[:3]]
     return "other settings (" + "; ".join(shown) + (", and more)" if len(names) > 3 else ")")
 
 
 def check_out(job: Job) -> None:
-    """Refuse to write among files that are not ours."""
+    """Refuse to write among files that are not ours, or where nothing can be written: before hours of work."""
     if job.out.is_dir():
         if not (job.out / STAGING).is_dir() and any(
             path.name not in (OUTCOMES, ERASURES) for path in job.out.iterdir()
@@ -88,6 +90,10 @@ def check_out(job: Job) -> None:
             raise UsageError(f"{job.out} is not empty and holds no shard set: name another folder with --out")
     elif job.out.exists():
         raise UsageError(f"{job.out} is a file: name a folder with --out")
+    there = next(path for path in (job.out.absolute(), *job.out.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not (job.dry_run or os.access(there, os.W_OK | os.X_OK)):
+        what = "cannot be written to" if there.is_dir() else "is no folder"
+        raise UsageError(f"--out {job.out}: {there} {what}: name another --out, or mend that")
 
 
 def check_begun(job: Job) -> None:

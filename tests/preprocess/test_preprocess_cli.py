@@ -80,6 +80,10 @@ def test_in_defaults_to_the_raw_folder(
         (["--in", "empty"], "no files in empty"),
         (["--in", "raw", "--out", "raw/../raw"], "--out raw/../raw is the folder of the inputs"),
         (["--in", "raw", "--labels", "none.csv"], "no such table: none.csv"),
+        (["--in", "raw", "--subject-from", "none.csv"], "no such table: none.csv: check --subject-from"),
+        (["--in", "raw", "--masks", "none"], "no such folder: none: check --masks"),
+        (["--in", "raw", "--out", "raw/0.txt"], "raw/0.txt is a file"),
+        (["--in", "raw", "--out", "raw/0.txt/set"], "--out raw/0.txt/set: {cwd}/raw/0.txt is no folder"),
         (["--in", "raw", "--split", "train=2"], "--split 'train=2'"),
         (["--in", "raw", "--length", "4"], "--length 4"),
     ],
@@ -94,7 +98,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
     assert main(["report", *arguments, *words]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
-    assert errors.startswith(f"error: {message}")
+    assert errors.startswith(f"error: {message.format(cwd=tmp_path)}")
     assert not (tmp_path / "out").exists()
 
 
@@ -142,6 +146,38 @@ def test_a_folder_that_cannot_be_listed_is_not_named(
     error = capsys.readouterr().err
     assert error.startswith(f"error: a folder in {tmp_path / 'raw'} cannot be listed (Permission denied)")
     assert "MILLER" not in error
+
+
+def test_an_out_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_reports(tmp_path / "raw")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # a root user may write to any folder
+    words = ["report", "--in", str(tmp_path / "raw"), *arguments]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --out {tmp_path / 'out'}: {tmp_path} cannot be written to")
+    assert error.count("\n") == 1
+    assert main([*words, "--dry-run"]) == 0
+
+
+def test_a_set_of_another_modality_is_called_by_its_name(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_reports(tmp_path / "raw")
+    assert main(["report", "--in", str(tmp_path / "raw"), *arguments]) == 0
+    capsys.readouterr()
+    assert main(["xray", "--in", str(tmp_path / "raw"), *arguments]) == 2
+    out = tmp_path / "out"
+    assert capsys.readouterr().err == f"error: {out} was made with preprocess report: name another --out\n"
+
+
+def test_a_new_salt_is_told_of_once(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    write_reports(tmp_path / "raw")
+    (tmp_path / "salt").unlink()
+    for told in (True, False):
+        assert main(["report", "--in", str(tmp_path / "raw"), *arguments]) == 0
+        assert ("a new salt was made in" in capsys.readouterr().err) is told
 
 
 def test_a_full_disk_is_named_by_the_set_that_was_written(

@@ -68,12 +68,12 @@ def test_parts_of_a_file_are_work_before_the_file_is_done(clock: list[float]) ->
     clock[0] += 5
     progress.close()
     assert stream.getvalue().splitlines() == [
-        "table: 0/1 files, 0 samples, 0 failed",
-        "table: 0/1 files, 20,000 samples, 0 failed, 1,000 samples/s, 1:00 left",
-        "table: 0/1 files, 40,000 samples, 0 failed, 1,333 samples/s, 0:30 left",
-        "table: 0/1 files, 60,000 samples, 0 failed, 1,500 samples/s, 0:13 left",
-        "table: 1/1 files, 80,000 samples, 0 failed, 1,600 samples/s",
-        "table: 1/1 files, 80,000 samples, 0 failed, 1,455 samples/s, took 0:55",
+        "table: 0/1 file, 0 samples, 0 failed",
+        "table: 0/1 file, 20,000 samples, 0 failed, 1,000 samples/s, 1:00 left",
+        "table: 0/1 file, 40,000 samples, 0 failed, 1,333 samples/s, 0:30 left",
+        "table: 0/1 file, 60,000 samples, 0 failed, 1,500 samples/s, 0:13 left",
+        "table: 1/1 file, 80,000 samples, 0 failed, 1,600 samples/s",
+        "table: 1/1 file, 80,000 samples, 0 failed, 1,455 samples/s, took 0:55",
     ]
 
 
@@ -88,6 +88,14 @@ def test_a_terminal_shows_the_bar_before_the_first_file(clock: list[float], monk
     stream = Terminal()
     Progress(4000, "ct", also=("samples",), stream=stream)
     assert stream.getvalue().endswith("] ct: 0/4,000 files, 0 samples")
+
+
+def test_one_of_a_thing_is_not_told_as_several(clock: list[float]) -> None:
+    stream = io.StringIO()
+    progress = Progress(1, "ct", "files looked through", ("samples", "failed"), stream=stream)
+    clock[0] += 10
+    progress.advance(1, samples=1, failed=1)
+    assert stream.getvalue() == "ct: 1/1 file looked through, 1 sample, 1 failed, 0.1/s\n"
 
 
 def test_a_bar_stays_on_its_line(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
