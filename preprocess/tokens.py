@@ -1,18 +1,29 @@
-"""The tokenizer of a set of texts: byte-level BPE trained on the train split; and texts cut to its length."""
+"""The tokenizer of a set of texts: byte-level BPE trained on the train split; and texts cut to its length.
+
+Both work word by word, and words are few: what the library makes of one is asked for once. That is exact, for a text
+is one line of words between single blanks, no token spans a blank but at its own beginning, and the normal form of no
+character ends in one. (Training alone sees runs of blanks, where marks are taken out: no run reaches over a word.)
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medcoss.contracts import CLS_ID, DEID_ID, SEP_ID, SPECIAL_TOKENS, MedcossError
 from preprocess.readers.text import sentence_ends
 
+Found = TypeVar("Found")
+
 TOKENIZER = "tokenizer.json"
 _DEID = SPECIAL_TOKENS[DEID_ID]
+_FRAME = 2
+"""[CLS] and [SEP]."""
+_REMEMBERED = 1 << 17
+_LONGEST_REMEMBERED = 64
 
 
 def train(texts: Iterable[bytes | np.ndarray[Any, Any]], limit: int) -> tuple[bytes, int]:
@@ -20,12 +31,6 @@ def train(texts: Iterable[bytes | np.ndarray[Any, Any]], limit: int) -> tuple[by
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS_ID), ("[SEP]", SEP_ID)]
-    )
     trainer = trainers.BpeTrainer(
         vocab_size=limit,
         min_frequency=2,
@@ -33,31 +38,69 @@ def train(texts: Iterable[bytes | np.ndarray[Any, Any]], limit: int) -> tuple[by
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     count = 0
 
-    def decoded() -> Iterator[str]:
+    def divided(word: str) -> str:
+        # The mark must not be taken apart into pieces of its own. Bytes are spelled as letters: a piece holds no blank.
+        normal = normalizer.normalize_str(word.replace(_DEID, " "))
+        return " ".join(piece for piece, _ in byte_level.pre_tokenize_str(normal))
+
+    def prepared() -> Iterator[str]:
         nonlocal count
+        pieces = _Memory(divided)
         for data in texts:
             count += 1
-            # The mark must not be taken apart into pieces of its own.
-            yield bytes(data).decode().replace(_DEID, " ")
+            yield " ".join(map(pieces.__getitem__, _words(bytes(data).decode())))
 
-    tokenizer.train_from_iterator(decoded(), trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
+    tokenizer.train_from_iterator(prepared(), trainer)
     if count == 0:
         raise MedcossError("no report is in the train split, so there is no tokenizer: give more subjects or --split")
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = byte_level
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS_ID), ("[SEP]", SEP_ID)]
+    )
     return tokenizer.to_str().encode(), tokenizer.get_vocab_size()
+
+
+def _words(text: str) -> list[str]:
+    """The words, all but the first with the blank before them, which belongs to their first token."""
+    return text.replace(" ", "\n ").split("\n")
+
+
+class _Memory(dict[str, Found]):
+    """What was found for each word, so that it is looked for once. Very long words are as many as there are texts."""
+
+    def __init__(self, find: Callable[[str], Found]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, word: str) -> Found:
+        found = self._find(word)
+        if len(word) <= _LONGEST_REMEMBERED:
+            if len(self) == _REMEMBERED:
+                self.clear()
+            self[word] = found
+        return found
 
 
 class Shortener:
     """Makes texts of at most `length` tokens, [CLS] and [SEP] included, out of longer ones, at sentence ends.
 
-    `chunk` makes as many as are needed for all sentences in their order; otherwise the first is kept alone.
+    `chunk` makes as many as are needed for all sentences in their order; otherwise the first is kept alone. Texts are
+    one line of words between single blanks.
     """
 
     def __init__(self, tokenizer: bytes, length: int, *, chunk: bool = False) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_str(tokenizer.decode())
+        encode = Tokenizer.from_str(tokenizer.decode()).encode
+        # Where each token of a word ends, in characters of the word.
+        self._ends = _Memory(lambda word: tuple(end for _, end in encode(word, add_special_tokens=False).offsets))
         self._length = length
         self._chunk = chunk
         self._texts = self._long = 0
@@ -99,23 +142,37 @@ class Shortener:
         reach = 6 * self._length
         while True:
             space = text.find(" ", start + reach)
-            encoding = self._tokenizer.encode(text[start : space if space > 0 else len(text)])
-            if space < 0 or len(encoding.ids) > self._length:
+            words = _words(text[start : space if space > 0 else len(text)])
+            tokens = self._count(words)
+            if space < 0 or tokens > self._length:
                 break
             reach *= 2
-        if len(encoding.ids) <= self._length:
-            return len(text), len(encoding.ids)
-        # The last kept token is the one before [SEP]'s place.
-        limit = encoding.offsets[self._length - 2][1]
+        if tokens <= self._length:
+            return len(text), tokens
+        limit = self._reached(words)
         window = text[start : start + limit + 3]
         ends = [end for end in sentence_ends(window) if end <= limit]
         end = ends[-1] if ends else window.rfind(" ", 0, limit + 1)
         if end <= 0:
             end = max(limit, 1)
         # A word that is cut, or a stop that stands at the end now, may take a token more than it did.
-        while (tokens := len(self._tokenizer.encode(text[start : start + end]).ids)) > self._length and end > 1:
+        while (tokens := self._count(_words(text[start : start + end]))) > self._length and end > 1:
             end -= 1
         return start + end, tokens
+
+    def _count(self, words: list[str]) -> int:
+        return sum(map(len, map(self._ends.__getitem__, words))) + _FRAME
+
+    def _reached(self, words: list[str]) -> int:
+        """The characters up to the end of the last token that leaves room for [SEP]."""
+        left, place = self._length - _FRAME, 0
+        for word in words:
+            ends = self._ends[word]
+            if len(ends) >= left:
+                return place + ends[left - 1]
+            left -= len(ends)
+            place += len(word)
+        return place
 
     def statistics(self) -> dict[str, float]:
         """`truncated_fraction` or `chunked_fraction` of texts, `mean_tokens` of a stored one."""
