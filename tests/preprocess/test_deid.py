@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medcoss.contracts import SPECIAL_TOKENS
 from preprocess.deid import DEID, deidentify, mark_earlier, merge_marks, name_in_path, names_in
 
 
@@ -132,3 +133,10 @@ def test_planted_identifiers_never_come_out_and_all_else_does(pairs: list[tuple[
 def test_no_text_takes_for_ever(unit: str) -> None:
     text = unit * (50_000 // len(unit)) + " 123456 MD Dr. @ www. 03/14/2019"
     assert "123456" not in deidentify(mark_earlier(text))
+
+
+@pytest.mark.parametrize("text", ["[SEP]", "[[SEP]]", "[[[MASK]]", "a[CLS]b", "[PAD"])
+def test_no_spelling_of_a_special_token_is_left(text: str) -> None:
+    marked = mark_earlier(text)
+    assert all(token not in marked for token in SPECIAL_TOKENS)
+    assert any(token[1:-1] in marked for token in SPECIAL_TOKENS)
