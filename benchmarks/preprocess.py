@@ -1,8 +1,9 @@
 """Samples a second of `preprocess` against plain ways of the same work: `python -m benchmarks.preprocess [--quick]`.
 
 All figures are of one run: the works that a row compares are timed in turns and the ratio is the median of neighbours,
-so that trust in it does not need a quiet machine. "Whole command" counts from the parsed command line to the finished
-set, processes' start and QC page included; the column "no start" deducts what a run over next to nothing takes.
+so that trust in it does not need a quiet machine; the plain ways of CT and MRI take long and are timed once.
+"Whole command" counts from the parsed command line to the finished set, processes' start and QC page included; the
+column "no start" deducts what a run over next to nothing takes.
 A "." begins a remark: what the inputs were, and the functions that took most of a conversion's time themselves.
 Real files (MEDCOSS_DATA, or shared/data beside the checkout) are taken where they are there, else made ones. All of it
 takes some 15 minutes on two quiet cores.

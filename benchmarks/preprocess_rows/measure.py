@@ -113,7 +113,10 @@ class Times:
         """
         scale = self.samples[ours] / self.samples[against]
         deducted = start or (0.0, 0.0)
-        pairs = list(zip(self.seconds[ours], self.seconds[against], strict=True))
+        others = self.seconds[against]
+        if len(others) == 1:
+            others = [*others] * len(self.seconds[ours])
+        pairs = list(zip(self.seconds[ours], others, strict=True))
         whole = [scale * other / own for own, other in pairs]
         # Where starting is most of the time, the rest is too small a difference to be told.
         long_enough = all(own > 1.5 * deducted[0] and other > 1.5 * deducted[1] for own, other in pairs)
@@ -127,10 +130,12 @@ class Times:
 
 
 def in_turns(
-    works: Mapping[str, Work], repeats: int, *, tolerance: float = 0.0, only: Sequence[str] | None = None
-) -> Times:
+    works: Mapping[str, Work], repeats: int, *, tolerance: float = 0.0, only: Sequence[str] | None = None,
+    once: Sequence[str] = (),
+) -> Times:  # fmt: skip
     """Time the works `repeats` times each, one after the other, so that a slow minute of the machine meets all.
 
+    Those named in `once` are timed in the first round alone, for works so long that one time tells.
     Raises `RuntimeError` if their numbers of samples (those of `only` if given) differ by more than the part
     `tolerance`: they would not have done the same.
     """
@@ -139,6 +144,8 @@ def in_turns(
     for repeat in range(repeats):
         # Every other round backwards: whoever runs second finds the files in memory.
         for name in list(works)[:: -1 if repeat % 2 else 1]:
+            if repeat and name in once:
+                continue
             begun = time.perf_counter()
             samples[name] = works[name]()
             seconds[name].append(time.perf_counter() - begun)

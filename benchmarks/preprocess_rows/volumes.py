@@ -33,6 +33,8 @@ Array = np.ndarray[Any, Any]
 WINDOW = (16, 192, 192)
 TARGET, SCALING_TARGET, FIDELITY_TARGET = 20.0, 1.8, 10.0
 _HU = (-1024, 1024)
+_PLAIN = "plain"
+"""The folder in which the plain way's windows are kept for comparing values."""
 _NUMBERS = itertools.count()
 
 
@@ -53,10 +55,14 @@ def _ct(setting: Setting) -> Iterator[Row | Remark]:
         files = sorted((real / "nifti160").glob("*.nii.gz"))
         series = real / "dicom" / "P001"
         yield Remark(f"CT inputs: real ({len(files)} NIfTI of 160 px and 2 mm; DICOM P001, 40 slices, JPEG lossless)")
+    slices, side = (20, 128) if setting.quick else (100, 512)
+    bare = write_series(setting.made("ct uncompressed"), slices, side, 1.0)
+    yield Remark(f"CT from bare DICOM: made, {slices} slices of {side} px and 1 mm, uncompressed")
     yield from _compared(setting, "ct", "CT from NIfTI", files[:1], files)
     yield from _compared(setting, "ct", "CT from DICOM", [series])
+    yield from _compared(setting, "ct", "CT from bare DICOM", [bare])
     for title, path in (("NIfTI", files[0]), ("DICOM", series)):
-        value = _difference(setting, path)
+        value = _difference(setting, path, setting.folder / f"CT-from-{title}" / _PLAIN)
         yield Row(f"CT from {title}: mean |dHU| to two steps", "HU", value, target=FIDELITY_TARGET, at_most=True)
     yield from _scaling(setting, "ct", "CT, all NIfTI", files)
     yield _headers(setting)
@@ -93,11 +99,14 @@ def _compared(
     plain = plain_ct if modality == "ct" else plain_mri
     start = _start(setting, modality, 1)
     Command(modality, tuple(_nothing(setting.made(f"{title} first"), modality)), scratch).here()()  # its imports
-    works = {"ours": command.here(), "plain": lambda: sum(plain(path, scratch) for path in paths)}
+    written = scratch / _PLAIN
+    written.mkdir()
+    works = {"ours": command.here(), "plain": lambda: sum(plain(path, written) for path in paths)}
     if modality == "ct":
         works["scripts"] = lambda: sum(_write(plain_ct_windows(path, scratch), scratch) for path in paths)
     works["command"] = whole.with_workers(1)
-    times = in_turns(works, setting.repeats, only=("ours", "plain"))
+    # A time of the plain ways is the sum of many seconds, and repeats of it would take most of a run.
+    times = in_turns(works, setting.repeats, only=("ours", "plain"), once=("plain", "scripts"))
     yield times.row(f"{title}, in process", "windows/s", "ours", "plain", target=TARGET)
     if modality == "ct":
         yield times.row(f"{title}, in process, plain with a file between", "windows/s", "ours", "scripts")
@@ -222,14 +231,15 @@ def _write_file(values: Array, folder: Path) -> Path:
     return path
 
 
-def _difference(setting: Setting, path: Path) -> float:
-    """Mean over the windows of the mean |dHU| between ours and the plain way's."""
+def _difference(setting: Setting, path: Path, plain: Path) -> float:
+    """Mean over the windows of the mean |dHU| between ours and the plain way's, whose files lie in `plain`."""
     settings = Command("ct", (path,), setting.made(f"difference {path.name}")).job().settings
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     inputs = tuple(InputFile(file, file.name) for file in files)
     unit = Unit(inputs, {"source": "series" if path.is_dir() else "file"})
     pieces = ct_modality.convert(unit, settings).pieces
-    pairs = zip(pieces, plain_ct_windows(path), strict=True)
+    windows = sorted(plain.iterdir(), key=lambda file: int(file.name.partition(".")[0]))
+    pairs = zip(pieces, (itk.GetArrayFromImage(itk.ReadImage(str(file))) for file in windows), strict=True)
     return float(np.mean([np.abs(np.subtract(piece.data, window, dtype=np.float32)).mean() for piece, window in pairs]))
 
 
