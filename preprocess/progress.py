@@ -18,13 +18,13 @@ rest; and so do two slow units that happen to end one after the other."""
 class Progress:
     """A bar on a terminal, a plain line every 10 s elsewhere, on stderr. Names no input.
 
-    `what` is counted up to `total`; further counts are shown after it in the order of `also`. The rate is that of the
-    count `per_second`, of `what` without it.
+    `what` is counted from `before`, which took no time, up to `total`; further counts are shown after it in the order
+    of `also`. The rate is that of the count `per_second`, of `what` without it.
     """
 
     def __init__(
         self, total: int, label: str, what: str = "files", also: tuple[str, ...] = (), per_second: str = "",
-        stream: TextIO | None = None,
+        before: int = 0, stream: TextIO | None = None,
     ) -> None:  # fmt: skip
         self._stream = stream or sys.stderr
         self._total = total
@@ -34,10 +34,10 @@ class Progress:
         self._per_second = per_second
         self._terminal = self._stream.isatty()
         self._begun = self._shown = time.monotonic()
-        self._work = 0.0
-        self._marks = deque([(self._begun, 0.0, 0)])
+        self._work = float(before)
+        self._marks = deque([(self._begun, self._work, 0 if per_second else before)])
         self._drawn = False
-        self.done = 0
+        self.done = before
         self.counts: Counter[str] = Counter()
         if self._terminal and total:
             self._show()
@@ -70,9 +70,12 @@ class Progress:
         now = time.monotonic()
         text = f"{self._label}: {self.done:,}/{self._total:,} {_one(self._total, self._what)}"
         text += "".join(f", {self.counts[name]:,} {_one(self.counts[name], name)}" for name in self._also)
-        text += self._speed(now)
+        rate, left = self._speed(now)
+        text += rate
         if last:
             text += f", took {duration(now - self._begun)}"
+        elif left:
+            text += f", {left} left"
         if self._terminal:
             # A line that wraps could not be drawn over: the bar takes what is left.
             width = self._columns() - 1
@@ -83,8 +86,8 @@ class Progress:
         else:
             self._print(text + "\n")
 
-    def _speed(self, now: float) -> str:
-        """Rate and time left, nothing while nothing has come."""
+    def _speed(self, now: float) -> tuple[str, str]:
+        """Rate and time left, empty while nothing has come; no time is left when all is done."""
         counted = self.counts[self._per_second] if self._per_second else self.done
         while len(self._marks) > 1 and now - self._marks[1][0] > _RATE_S:
             self._marks.popleft()
@@ -92,12 +95,12 @@ class Progress:
         self._marks.append((now, self._work, counted))
         seconds, done = max(now - then, 1e-6), self._work - work
         if not done:
-            return ""
+            return "", ""
         rate = (counted - before) / seconds
         text = f", {rate:,.0f}" if rate >= 100 else f", {rate:.3g}"
         text += f" {self._per_second}/s" if self._per_second else "/s"
         left = duration((self._total - self._work) * seconds / done)
-        return text if self.done == self._total else f"{text}, {left} left"
+        return text, left if self.done < self._total else ""
 
     def _columns(self) -> int:
         try:

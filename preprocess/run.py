@@ -151,22 +151,25 @@ def _convert(
     looked through: they count to --max-failures.
     """
     tally = Tally(units)
-    progress = Progress(tally.total, job.name, also=("samples", "failed"), per_second="samples")
+    total = tally.total + failed_before
+    progress = Progress(
+        total, job.name, also=("samples", "failed"), per_second="samples", before=failed_before
+    )  # fmt: skip
     staged: list[StagedUnit] = []
     named = ((unit_id(job.salt, unit), unit) for unit in units)
     try:
         progress.advance(0, failed=failed_before)
-        _stop_at_failures(job, failed_before, tally.total + failed_before)
+        _stop_at_failures(job, failed_before, total)
         for name, unit, result, defect in convert_each(workers, task, named, job.workers):
             if defect is not None:
                 _note_defect(job, progress, defects, defect, f"unit {name}")
             staged.append(result)
             step = tally.add({f.relative: result.outcomes[input_id(job.salt, f.relative)] for f in unit.files})
             progress.advance(step.done, step.work, samples=len(result.samples), failed=step.failed)
-            _stop_at_failures(job, progress.counts["failed"], tally.total + failed_before)
+            _stop_at_failures(job, progress.counts["failed"], total)
     except KeyboardInterrupt as error:
         raise MedcossError(
-            f"interrupted: {progress.done:,} of {counted(tally.total, 'file')} staged in {task.staging}: "
+            f"interrupted: {progress.done:,} of {counted(total, 'file')} done, staged in {task.staging}: "
             "the same command goes on"
         ) from error
     finally:

@@ -252,7 +252,7 @@ def test_files_that_fail_when_looked_through_count_to_the_failures(
     assert not (tmp_path / "out" / ".staging" / "set").exists()
     capsys.readouterr()
     assert run(toy_job(max_failures=4)).inputs["failed"] == 4
-    assert "toy: 4/4 files, 4 samples, 4 failed, " in capsys.readouterr().err
+    assert "toy: 8/8 files, 4 samples, 4 failed, " in capsys.readouterr().err
 
 
 def test_nothing_to_convert_is_no_line_of_progress(

@@ -77,6 +77,19 @@ def test_parts_of_a_file_are_work_before_the_file_is_done(clock: list[float]) ->
     ]
 
 
+def test_what_was_done_before_is_counted_and_moves_no_time(clock: list[float]) -> None:
+    stream = io.StringIO()
+    progress = Progress(110, "ct", also=("failed",), before=100, stream=stream)
+    clock[0] += 20
+    progress.advance(2, failed=100)
+    clock[0] += 10
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        "ct: 102/110 files, 100 failed, 0.1/s, 1:20 left",
+        "ct: 102/110 files, 100 failed, 0.0667/s, took 0:30",
+    ]
+
+
 def test_nothing_to_do_is_nothing_said() -> None:
     for stream in (io.StringIO(), Terminal()):
         Progress(0, "toy", also=("samples",), stream=stream).close()
