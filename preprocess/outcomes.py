@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -68,7 +67,7 @@ def write_private(directory: Path, files: Mapping[str, InputFile], erased: Colle
     """
     hidden = {*erased, *emptied(directory)}
     rows = (
-        {"input_id": name, "path": "" if name in hidden else os.fspath(files[name].path),
+        {"input_id": name, "path": "" if name in hidden else files[name].place,
          "bytes": file_bytes(files[name])}
         for name in sorted(files)
     )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import cast
 
 from medcoss.command import say
@@ -101,9 +102,9 @@ def unit_id(salt: Salt, unit: Unit) -> str:
 
 def _discover(
     job: Job, modality: Modality, found: list[InputFile], workers: LocalProcesses
-) -> tuple[dict[str, Outcome], list[Unit], list[str]]:
-    """Outcomes of files outside all units, by relative path, the units to convert in order of their ids, and the
-    descriptions of defects that were met.
+) -> tuple[dict[str, Outcome], list[tuple[str, Unit]], list[str]]:
+    """Outcomes of files outside all units, by relative path, the units to convert with their ids and in order of these,
+    and the descriptions of defects that were met.
     """
     outcomes = sort_out(found, job.masks, job.tables)
     left_over = [file for file in found if file.relative not in outcomes]
@@ -127,11 +128,11 @@ def _discover(
     ordered = [inspected[file.relative] for file in left_over if file.relative in inspected]
     discovery = modality.group(ordered, {**job.settings, **job.private})
     outcomes |= discovery.outcomes
-    units = sorted(discovery.units, key=lambda unit: unit_id(job.salt, unit))
+    units = sorted(((unit_id(job.salt, unit), unit) for unit in discovery.units), key=itemgetter(0))
     left, units = (units[job.limit :], units[: job.limit]) if job.limit is not None else ([], units)
-    for unit in left:
+    for _, unit in left:
         outcomes |= {file.relative: Outcome(Status.SKIPPED, "limit") for file in unit.files}
-    covered = {file.relative for unit in units for file in unit.files}
+    covered = {file.relative for _, unit in units for file in unit.files}
     for file in found:
         if file.relative not in covered and file.relative not in outcomes:
             outcomes[file.relative] = Outcome(Status.SKIPPED, "not_an_input")
@@ -145,26 +146,26 @@ def _note_defect(job: Job, progress: Progress, defects: list[str], defect: Defec
 
 
 def _convert(
-    job: Job, task: Task, units: list[Unit], failed_before: int, workers: LocalProcesses, defects: list[str]
+    job: Job, task: Task, units: list[tuple[str, Unit]], failed_before: int, workers: LocalProcesses, defects: list[str]
 ) -> list[StagedUnit]:
     """All units staged; defects that were met are added to `defects`. `failed_before` files failed when they were
     looked through: they count to --max-failures.
     """
-    tally = Tally(units)
+    tally = Tally([unit for _, unit in units])
     total = tally.total + failed_before
     progress = Progress(
         total, job.name, also=("samples", "failed"), per_second="samples", before=failed_before
     )  # fmt: skip
     staged: list[StagedUnit] = []
-    named = ((unit_id(job.salt, unit), unit) for unit in units)
     try:
         progress.advance(0, failed=failed_before)
         _stop_at_failures(job, failed_before, total)
-        for name, unit, result, defect in convert_each(workers, task, named, job.workers):
+        for name, unit, result, defect in convert_each(workers, task, units, job.workers):
             if defect is not None:
                 _note_defect(job, progress, defects, defect, f"unit {name}")
             staged.append(result)
-            step = tally.add({f.relative: result.outcomes[input_id(job.salt, f.relative)] for f in unit.files})
+            fates = zip(unit.files, result.outcomes.values(), strict=True)
+            step = tally.add({file.relative: outcome for file, outcome in fates})
             progress.advance(step.done, step.work, samples=len(result.samples), failed=step.failed)
             _stop_at_failures(job, progress.counts["failed"], total)
     except KeyboardInterrupt as error:
@@ -198,7 +199,7 @@ def _refuse_empty(job: Job, assembly: Assembly) -> None:
     )
 
 
-def _dry_result(outcomes: Mapping[str, Outcome], units: list[Unit], found: list[InputFile]) -> Result:
+def _dry_result(outcomes: Mapping[str, Outcome], units: list[tuple[str, Unit]], found: list[InputFile]) -> Result:
     counts = {"read": len(found), "units": len(units)}
     counts |= {str(s): sum(o.status is s for o in outcomes.values()) for s in (Status.SKIPPED, Status.FAILED)}
     reasons: dict[tuple[str, str], int] = {}

@@ -63,8 +63,8 @@ class StagedAttachment:
 
 @dataclass(slots=True)
 class StagedUnit:
-    """A unit's outcomes by input id, its figures, samples, attachments and counts (by input id and name). `stamp` tells
-    whether inputs changed.
+    """A unit's outcomes by input id in the order of its files, its figures, samples, attachments and counts (by input
+    id and name). `stamp` tells whether inputs changed.
     """
 
     unit_id: str

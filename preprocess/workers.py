@@ -97,6 +97,7 @@ def convert_each(
     try:
         for (name, unit), result in dispatch(executor, _convert_in_worker, units, workers):
             if isinstance(result, StagedUnit):
+                result.unit_id = name  # the same text, not another copy for every unit that is kept
                 yield name, unit, result, None
             else:
                 outcome = _lost(result) if isinstance(result, Lost) else result.outcome
