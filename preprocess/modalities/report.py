@@ -30,6 +30,7 @@ from preprocess.conversion import (
     skipped,
 )
 from preprocess.deid import deidentify, mark_earlier, merge_marks, name_in_path, names_in
+from preprocess.heartbeat import beat
 from preprocess.readers import abstracts, parts, rows, tables
 from preprocess.readers.encoded import read_text
 from preprocess.readers.sections import cell_sections, sections
@@ -52,6 +53,8 @@ _NO_REPORTS = re.compile(
     re.IGNORECASE,
 )
 _REMEMBERED = 4096
+_MAX_UNIT_BYTES = 512 << 20
+"""Of the texts of one part of a table, which are held in memory; usual ones take some ten MB."""
 _STUDY = re.compile(r"s(\d{8})")
 
 WITHOUT_TEXT = "rows without text"
@@ -176,7 +179,8 @@ def _convert_text(file: InputFile, settings: Settings) -> Conversion:
     if words < MIN_WORDS:
         raise skipped("too_short", f"{words} words")
     study = _STUDY.fullmatch(PurePosixPath(file.relative.removesuffix(".gz")).stem)
-    piece = Piece(_digest(text), suffix(settings), text.encode(), file.relative, row=study[1] if study else None)
+    data = text.encode()
+    piece = Piece(hashlib.sha256(data).digest(), suffix(settings), data, file.relative, row=study[1] if study else None)
     return Conversion([piece], figures={WORDS: [float(words)]})
 
 
@@ -204,6 +208,7 @@ class _Rows:
         self.tally: rows.Tally = rows.Tally()
         self._pieces: list[Piece] = []
         self._lengths: list[float] = []
+        self._bytes = 0
         self._cleaned: dict[tuple[str, ...], str] = {}
         self._seen: set[tuple[object, ...]] = set()
 
@@ -218,7 +223,8 @@ class _Rows:
                 if not chosen[names] and form == "csv":
                     break
             self._add_row(row, chosen[names])
-        if (chosen or form == "parquet") and not any(chosen.values()) and self.tally[rows.READ]:
+        sound = form == "parquet" and not any(self.tally[name] for name in rows.DEFECTS)
+        if (chosen or sound) and not any(chosen.values()) and self.tally[rows.READ]:
             asked = self._settings["text_columns"] or ("impression", "findings", "report", "text", "abstract")
             raise skipped("no_text_column", f"none of {', '.join(asked)}")
 
@@ -263,7 +269,12 @@ class _Rows:
         if words < MIN_WORDS:
             self.tally[TOO_SHORT if text else WITHOUT_TEXT] += 1
             return
-        digest = _digest(text)
+        beat()
+        data = text.encode()
+        self._bytes += len(data)
+        if self._bytes > _MAX_UNIT_BYTES:
+            raise failed("too_large", f"more than {_MAX_UNIT_BYTES >> 20} MiB of text in the rows of one part")
+        digest = hashlib.sha256(data).digest()
         if row_id is None:
             # Nothing tells this row from an equal one: not even a label can come from elsewhere.
             about = (digest, subjects, split, *labels.items())
@@ -273,7 +284,7 @@ class _Rows:
             self._seen.add(about)
         self._lengths.append(float(words))
         ids = tuple(WEAK + digest.hex() if name == WEAK else name for name in subjects)
-        self._pieces.append(Piece(digest, self._suffix, text.encode(), self._file.relative, ids, row_id, labels, split))
+        self._pieces.append(Piece(digest, self._suffix, data, self._file.relative, ids, row_id, labels, split))
 
     def conversion(self) -> Conversion:
         """The samples, and the file's outcome: written if there is one, else what hindered most rows."""
@@ -307,10 +318,6 @@ def clean(
         text = deidentify(text, names, pairs) if deidentified else text
         found += sentences(text)
     return merge_marks(" ".join(found))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def finish(settings: Settings, train: Iterable[bytes | np.ndarray[Any, Any]]) -> tuple[ModalitySpec, dict[str, bytes]]:

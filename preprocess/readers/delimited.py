@@ -45,7 +45,10 @@ def csv_rows(
 
 
 def _header(feed: _Feed, path: Path) -> tuple[list[str], str]:
-    first = next(feed, "")
+    try:
+        first = next(feed, "")
+    except _TooLongError as error:
+        raise failed("too_large", f"more than {MAX_LINE_CHARACTERS >> 20} Mi characters in the first line") from error
     if not first.strip("\ufeff\r\n\t ,;"):
         raise failed("empty", "no line with the columns' names")
     if "\0" in first:

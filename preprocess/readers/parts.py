@@ -36,7 +36,7 @@ def byte_parts(path: Path, encoding: str, seek: Seek) -> list[list[int]]:
     if size <= 2 * PART_BYTES or is_gzip(path) or not known.startswith(_SAFE):
         return []
     places = [0]
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_BLOCK) as file:
         while places[-1] + 2 * PART_BYTES < size:
             places.append(min(seek(file, places[-1], places[-1] + PART_BYTES), size))
     if places[-1] < size:

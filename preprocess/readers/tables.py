@@ -15,7 +15,7 @@ from preprocess.conversion import failed, skipped
 from preprocess.heartbeat import beat
 from preprocess.readers import parts
 from preprocess.readers.delimited import csv_header, csv_rows
-from preprocess.readers.encoded import find_encoding, is_bad, lines, open_text, read_bytes
+from preprocess.readers.encoded import MAX_LINE_CHARACTERS, find_encoding, is_bad, lines, open_text, read_bytes
 from preprocess.readers.rows import BAD_ENCODING, MALFORMED, READ, TOO_LONG, Row, Tally, fold
 
 _FORMS = {
@@ -24,6 +24,8 @@ _FORMS = {
 }  # fmt: skip
 _MAX_JSON_BYTES = 64 << 20
 _BATCH_ROWS = 256
+_MAX_BATCH_BYTES = 512 << 20
+"""Parquet stores equal cells once: a small file may hold any number of large ones."""
 
 
 def table_form(relative: str) -> str | None:
@@ -77,7 +79,9 @@ def read_rows(
         found = _json_rows(_json_array(path, encoding), wanted, tally)
     for row in found:
         tally[READ] += 1
-        if any(map(is_bad, row.values())):
+        if sum(map(len, row.values())) > MAX_LINE_CHARACTERS:
+            tally[TOO_LONG] += 1
+        elif any(map(is_bad, row.values())):
             tally[BAD_ENCODING] += 1
         else:
             yield row
@@ -182,6 +186,8 @@ def _parquet_rows(path: Path, wanted: Collection[str], tally: Tally, part: Seque
             if skip >= batch.num_rows:
                 skip -= batch.num_rows
                 continue
+            if batch.nbytes > _MAX_BATCH_BYTES:
+                raise failed("too_large", f"more than {_MAX_BATCH_BYTES >> 20} MiB in {_BATCH_ROWS} rows")
             taken = batch.slice(skip, rows)
             skip, rows = 0, rows - taken.num_rows
             cells = [_column(taken.column(name)) for name in columns.values()]

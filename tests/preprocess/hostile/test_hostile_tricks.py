@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import socket
@@ -13,51 +12,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from preprocess.reasons import REASONS
-
-PEAK_KIB = 3 << 20
-"""Of any one process. Genuine files may be as large as 2 GiB decoded, so a bomb below that is not one."""
-
-_MEASURE = """
-import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], timeout=250)
-print(f"peak {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}", file=sys.stderr)
-sys.exit(done.returncode)
-"""
-
-
-class Run:
-    """What became of a folder: reasons by file name, its text output, the largest process in KiB."""
-
-    def __init__(self, modality: str, folder: Path, *options: str) -> None:
-        (folder.parent / "salt").write_text("a fixed salt for tests only")
-        self.out = folder.parent / f"out-{modality}"
-        done = subprocess.run(
-            [sys.executable, "-c", _MEASURE, sys.executable, "-m", "preprocess.cli", modality, "--in", folder,
-             "--out", self.out, "--workers", "2", "--salt-file", folder.parent / "salt",
-             "--split", "train=1,val=0,test=0", *options],
-            capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=280,
-        )  # fmt: skip
-        *lines, peak = done.stderr.splitlines()
-        self.text = done.stdout + "\n".join(lines)
-        self.peak_kib = int(peak.split()[1])
-        assert done.returncode in (0, 3), done.stderr
-        assert "Traceback" not in self.text
-        private = self.out.with_name(self.out.name + ".private") / "inputs.csv"
-        with private.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            self.names = {row["input_id"]: row["path"].removeprefix(f"{folder}/") for row in csv.DictReader(file)}
-        rows = pq.read_table(self.out / "outcomes.parquet").to_pylist()
-        assert sorted(row["input_id"] for row in rows) == sorted(self.names)
-        self.reasons = {self.names[row["input_id"]]: row["reason"] or row["status"] for row in rows}
-        assert set(self.reasons.values()) <= {"written", *REASONS} - {"internal", "worker_died", "stalled"}, (
-            self.reasons
-        )
-
-    def holds(self, content: bytes) -> bool:
-        return any(content in path.read_bytes() for path in self.out.rglob("*") if path.is_file())
+from tests.support import seeds
+from tests.support.attack import MEASURE, PEAK_KIB, Run
 
 
 def zeros(count: int) -> tuple[bytes, int]:
@@ -359,6 +317,6 @@ def test_measuring_sees_a_large_child() -> None:
     """The limit above would hold for nothing if the measure saw only the direct child."""
     grandchild = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(300 << 20)'])"
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, sys.executable, "-c", grandchild], capture_output=True, text=True
+        [sys.executable, "-c", MEASURE, sys.executable, "-c", grandchild], capture_output=True, text=True
     )
     assert int(done.stderr.split()[-1]) > 300 << 10
