@@ -149,6 +149,19 @@ def test_nothing_left_out_and_no_label_is_said_or_left_away(tmp_path: Path) -> N
     assert "Samples by label" not in page.text
 
 
+def test_a_loss_inside_a_written_file_stands_between_failures_and_skipped(tmp_path: Path) -> None:
+    found = assembly(counts={"rows read": 12_345}, figures={"length (tokens)": [3.0, 4.0]}, duplicates=1)
+    found.fates["0"].outcome = Outcome(Status.WRITTEN, "malformed_rows")
+    page = shown(tmp_path, [], found)
+    assert [row[:3] for row in page.tables[2][1:]] == [
+        ["failed", "truncated_pixels", "1"], ["failed", "unreadable", "1"], ["written", "malformed_rows", "1"],
+        ["skipped", "mask", "3"],
+    ]  # fmt: skip
+    assert page.tables[3][1] == ["rows read", "12,345"]
+    assert "written: gave samples, but not all that it holds" in page.text
+    assert "Copies that were left out are counted here." in page.text
+
+
 def test_many_values_of_a_label_are_summed_up(tmp_path: Path) -> None:
     found = assembly()
     found.splits["train"] = [Placed("train", "unit", staged(f"k{n}-0", f'{{"age": {n}}}')) for n in range(60)]
