@@ -74,7 +74,7 @@ class TiledPage:
         Refused: `broken_tile`.
         """
         bottom, right = min(y + height, self.height), min(x + width, self.width)
-        # Tiles cover all that lies inside: to fill tens of megabytes beforehand takes a tenth as long as to decode them.
+        # Tiles cover all that lies inside: filling tens of megabytes beforehand takes a tenth as long as decoding them.
         covered = not self.sparse and bottom == y + height and right == x + width
         shape = (height, width, 3)
         region = np.empty(shape, dtype=np.uint8) if covered else np.full(shape, 255, dtype=np.uint8)
@@ -129,6 +129,7 @@ class JpegTiles:
         """`sizes` are (width, height) of the levels; None if no level is such a page. Refused: `unreadable`."""
         with sound_tiff(), ExitStack() as opened:
             file = opened.enter_context(tifffile.TiffFile(path))
+            _refuse_endless(file)
             pages: dict[int, TiledPage] = {}
             for index, size in enumerate(sizes):
                 fitting = (page for page in _first_pages(file) if (page.imagewidth, page.imagelength) == size)
@@ -147,6 +148,23 @@ class JpegTiles:
         self._file.close()
 
 
+def _refuse_endless(file: tifffile.TiffFile) -> None:
+    """Refuse a chain of directories beyond measure, or that comes back on itself: the library follows it for hours."""
+    kind, handle = file.tiff, file.filehandle
+    offset = file.pages.first.offset
+    for _ in range(_MAX_PAGES):
+        handle.seek(offset)
+        (tags,) = struct.unpack(kind.tagnoformat, handle.read(kind.tagnosize))
+        handle.seek(offset + kind.tagnosize + tags * kind.tagsize)
+        following = handle.read(kind.offsetsize)
+        if len(following) < kind.offsetsize:
+            return
+        (offset,) = struct.unpack(kind.offsetformat, following)
+        if not 0 < offset < handle.size:
+            return
+    raise failed("unreadable", f"a TIFF of more than {_MAX_PAGES} pictures, or of directories in a circle")
+
+
 def _first_pages(file: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
     for number in range(min(len(file.pages), _MAX_PAGES)):
         yield file.pages[number].aspage()
@@ -159,6 +177,7 @@ class TiffPyramid:
         """Refused: `unreadable`; `unsupported_format` if it is not tiled 8-bit RGB."""
         with sound_tiff(), ExitStack() as opened:
             self._file = opened.enter_context(tifffile.TiffFile(path))
+            _refuse_endless(self._file)
             levels = self._file.series[0].levels if self._file.series else []
             pages = [level.keyframe.aspage() for level in levels[:_MAX_PAGES]]
             self.pages = [TiledPage(page) for page in pages if TiledPage.fits(page)]

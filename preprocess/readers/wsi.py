@@ -26,7 +26,7 @@ _PLAUSIBLE_MPP = (0.02, 50.0)
 _PLAIN_TIFF = ("aperio", "generic-tiff")
 """Vendors, in OpenSlide's words, whose levels lie in TIFF pages without gaps or overlaps between tiles."""
 
-_TILE_PX = 1 << 26
+_TILE_PX, _TILE_SIDE = 1 << 26, 1 << 14
 """The library decodes tiles whole, whatever part is asked for; a scanner's are 256 to 4096 px wide."""
 
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -100,7 +100,8 @@ class OpenSlideImage:
         sides = [f"openslide.level[{index}].tile-{{}}" for index in range(self._slide.level_count)]
         properties = self._slide.properties
         for side in sides:
-            if int(properties.get(side.format("width"), 0)) * int(properties.get(side.format("height"), 0)) > _TILE_PX:
+            width, height = (int(properties.get(side.format(name), 0)) for name in ("width", "height"))
+            if width * height > _TILE_PX or max(width, height) > _TILE_SIDE:
                 self._slide.close()
                 raise failed("too_large", "a level whose tiles are beyond measure")
         sizes, spans = self._slide.level_dimensions, self._slide.level_downsamples

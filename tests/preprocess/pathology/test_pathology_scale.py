@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from medcoss.contracts import Kind, ModalitySpec, UsageError
 from preprocess.conversion import Refusal
 from preprocess.modalities import pathology
 from preprocess.readers import tiling, wsi
+from preprocess.readers.tiff_slide import TiffPyramid
 
 
 def test_spec_round_trips(kit: Any) -> None:
@@ -170,3 +173,29 @@ def test_all_tiles_are_taken_on_request(kit: Any, tmp_path: Path) -> None:
         assert len(kit.convert(tmp_path, kit.options("--size", "64", "--max-tiles", word)).pieces) == 225
     with pytest.raises(SystemExit):
         kit.options("--max-tiles", "-3")
+
+
+def test_directories_in_a_circle_are_refused_at_once(kit: Any, tmp_path: Path) -> None:
+    path = kit.write_slide(tmp_path / "a.tif", kit.stained(512, 512), 0.5, levels=2)
+    assert len(TiffPyramid(path).pages) == 2
+    with tifffile.TiffFile(path) as file:
+        first, last = (file.pages[number].aspage().offset for number in range(2))
+    data = bytearray(path.read_bytes())
+    (tags,) = struct.unpack_from("<H", data, last)
+    struct.pack_into("<I", data, last + 2 + 12 * tags, first)
+    path.write_bytes(data)
+    with pytest.raises(Refusal, match="in a circle"):
+        TiffPyramid(path)
+    assert kit.reasons(kit.convert(tmp_path)).keys() == {"a.tif"}
+
+
+@pytest.mark.parametrize("shape", [(16, 65_536), (65_536, 16)])
+def test_tiles_longer_than_any_scanner_makes_are_refused(kit: Any, tmp_path: Path, shape: tuple[int, int]) -> None:
+    path = tmp_path / "a.svs"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(
+            np.full((*shape, 3), 200, np.uint8), tile=shape, photometric="rgb", compression="zlib", metadata=None,
+            description="Aperio Image Library v12.0\r\nmade|AppMag = 20|MPP = 0.5",
+        )  # fmt: skip
+    with pytest.raises(Refusal, match="too_large"):
+        wsi.open_slide(path)
