@@ -22,6 +22,11 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
 _HEADER_BYTES = 1 << 20
 _MAX_GRID = 1e9
+_MAX_PACKED_BYTES = 2 << 30
+"""The library unpacks in one call, some 10 s for so much, and a file that is silent for long is taken for stalled."""
+_META_RAW = re.compile(rb"(?:^|[\r\n])BinaryData *= *True", re.IGNORECASE)
+_META_PACKED = re.compile(rb"(?:^|[\r\n])CompressedData *= *True", re.IGNORECASE)
+_NRRD_RAW = re.compile(rb"\nencoding: *raw *[\r\n]", re.IGNORECASE)
 _META_KEY = b"ElementDataFile"
 _META_LINE = re.compile(rb"(?:^|[\r\n])ElementDataFile *= *([^\r\n]*?) *(?=[\r\n]|$)")
 # The library keeps ten dimensions and does not count.
@@ -97,6 +102,10 @@ def read_itk(path: Path, max_voxels: int, beside: Collection[str]) -> tuple[Arra
         shape = three_dimensional(tuple(int(n) for n in reader.GetSize()))
         if math.prod(shape) > max_voxels:
             raise failed("too_large", f"{'x'.join(map(str, shape))} voxels")
+        bits = re.search(r"\d+", itk.GetPixelIDValueAsString(reader.GetPixelIDValue()))
+        size = math.prod(shape) * int(bits[0] if bits else 64) // 8
+        if size > _MAX_PACKED_BYTES and _is_packed(path):
+            raise failed("too_large", f"{size} packed bytes, limit {_MAX_PACKED_BYTES}: store them raw or as NIfTI")
         grid = np.array([*reader.GetDirection(), *reader.GetSpacing(), *reader.GetOrigin()])
         # The library's decomposition of a matrix that overflows never ends.
         if not (np.abs(grid) < _MAX_GRID).all():
@@ -118,6 +127,16 @@ def read_itk(path: Path, max_voxels: int, beside: Collection[str]) -> tuple[Arra
     # The view lives no longer than the image.
     values = values.copy() if np.shares_memory(values, view) else values
     return values.T.reshape(shape), affine
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether the header says otherwise than that the voxels are stored as raw bytes."""
+    with path.open("rb") as stream:
+        start = stream.read(_HEADER_BYTES)
+    if path.suffix.lower() in (".mha", ".mhd"):
+        header = start[: end.end()] if (end := _META_LINE.search(start)) else start
+        return not _META_RAW.search(header) or bool(_META_PACKED.search(header))
+    return not _NRRD_RAW.search(start.replace(b"\r", b"").partition(b"\n\n")[0] + b"\n")
 
 
 def _refuse_second_name(path: Path) -> None:
