@@ -46,8 +46,6 @@ _UPRIGHT = {
 }
 _SIDEWAYS = tuple(_UPRIGHT[code] for code in (5, 6, 7, 8))
 
-_LEVELS = np.arange(256.0)
-_SQUARES = _LEVELS**2
 
 _DECODE_ERRORS = (
     OSError,
@@ -158,10 +156,9 @@ def rgb_values(image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def grey_figures(pixels: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 pixels (height, width), in grey levels."""
-    counts = np.asarray(Image.fromarray(pixels).histogram(), dtype=np.float64)
-    mean = float(counts @ _LEVELS / pixels.size)
-    return mean, math.sqrt(max(float(counts @ _SQUARES / pixels.size) - mean**2, 0.0))
+    """Mean and standard deviation of every fourth row and column of uint8 pixels (height, width), in grey levels."""
+    some = pixels[::4, ::4].astype(np.float32)
+    return float(some.mean()), float(some.std())
 
 
 def shrink(pixels: np.ndarray[Any, Any], short_side: int) -> np.ndarray[Any, Any]:

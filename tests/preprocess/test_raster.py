@@ -162,7 +162,8 @@ def test_a_colour_profile_changes_nothing(tmp_path: Path) -> None:
 
 def test_grey_figures_are_those_of_numpy() -> None:
     noise = np.random.default_rng(3).integers(0, 256, (50, 70), dtype=np.uint8)
-    assert grey_figures(noise) == pytest.approx((noise.mean(), noise.std()))
+    some = noise[::4, ::4]
+    assert grey_figures(noise) == pytest.approx((some.mean(), some.std()))
     assert grey_figures(np.full((4, 4), 200, np.uint8)) == (200.0, 0.0)
 
 
