@@ -38,6 +38,7 @@ from preprocess.readers.volume import Array, Volume, sample
 
 MIN_THICKNESS_MM = 12.0
 CONSTANT_SD = 1e-6
+_SHOWN_PERCENTILES = (1, 50, 99)
 _ROUNDING_MM = 0.01
 
 _UNREAD_VOLUMES = (".img", ".hdr", ".img.gz", ".hdr.gz", ".mnc", ".minc", ".par", ".rec", ".nii.bz2", ".nii.zst")
@@ -286,7 +287,9 @@ def content_digest(volume: Volume) -> bytes:
 def _add_figures(figures: dict[str, list[float]], volume: Volume, pieces: Sequence[Piece], unit: str) -> None:
     """Add a volume and its samples to the figures of the QC histograms; `unit` is that of stored values."""
     depth, height, width = volume.values.shape
-    samples = [np.asarray(piece.data)[::2, ::4, ::4] for piece in pieces]
+    # As float32, for half floats are ordered ten times as slowly.
+    samples = [np.asarray(piece.data)[::2, ::4, ::4].astype(np.float32) for piece in pieces]
+    percentiles = [np.percentile(sample, _SHOWN_PERCENTILES).tolist() for sample in samples]
     rows = {
         # Rounded: 2 and 1.9999999 mm are one spacing.
         "slice spacing (mm)": [round(volume.spacing[0], 3)],
@@ -296,8 +299,7 @@ def _add_figures(figures: dict[str, list[float]], volume: Volume, pieces: Sequen
         "windows per volume": [float(len(pieces))],
         f"mean of a sample ({unit})": [float(np.mean(sample, dtype=np.float64)) for sample in samples],
     }
-    for percent in (1, 50, 99):
-        name = f"percentile {percent} of a sample ({unit})"
-        rows[name] = [float(value) for value in (np.percentile(sample, percent) for sample in samples)]
+    for place, percent in enumerate(_SHOWN_PERCENTILES):
+        rows[f"percentile {percent} of a sample ({unit})"] = [found[place] for found in percentiles]
     for name, values in rows.items():
         figures.setdefault(name, []).extend(values)

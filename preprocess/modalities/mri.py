@@ -123,7 +123,9 @@ class Scale:
 def _upper(flat: Array, percent: float) -> float:
     """`np.percentile` for a high `percent`, from the largest values alone: ordering all takes six times as long."""
     place = percent / 100 * (flat.size - 1)
-    bound = np.percentile(flat[:: max(1, flat.size >> 13)], 2 * percent - 100)
+    # No step of a row's length, nor of its halves and thirds: it would meet the same columns in each.
+    step = max(1, flat.size >> 13) // 6 * 6 + 1
+    bound = np.percentile(flat[::step], 4 * percent - 300)
     largest = np.sort(flat[flat >= bound])
     # Counted from the end, for the rest is not there; where the guess was bad, all are ordered.
     below, above = (int(index) - flat.size for index in (np.floor(place), np.ceil(place)))
