@@ -59,12 +59,13 @@ def rows(setting: Setting) -> Iterator[Row | Remark]:
     start = {workers: start_seconds(setting, "pathology", workers, _tiny_slides) for workers in (1, 2)}
     bare = pool_seconds(2, _nothing, 0, setting.repeats)
     yield times.row(
-        "pathology, 2 workers : reading, resizing, encoding alone", "tiles/s", "two", "raw", target=RAW_TARGET,
+        "pathology, 2 workers : OpenSlide read, resize, encode alone", "tiles/s", "two", "raw", target=RAW_TARGET,
         start=(start[2], bare),
     )  # fmt: skip
     yield times.row(
-        "pathology, 2 workers : tile-by-tile loop", "tiles/s", "two", "loop", target=LOOP_TARGET, start=(start[2], bare)
-    )
+        "pathology, 2 workers : OpenSlide tile by tile, to files", "tiles/s", "two", "loop", target=LOOP_TARGET,
+        start=(start[2], bare),
+    )  # fmt: skip
     yield times.row(
         "pathology, 2 workers : 1", "tiles/s", "two", "one", target=SCALING_TARGET, start=(start[2], start[1])
     )
