@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydicom.pixels import iter_pixels
-from pydicom.uid import RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from preprocess.conversion import Refusal
 from preprocess.readers.codestream import quickly_decoded
-from preprocess.readers.dicom import decode_pixels, is_lossy, open_dicom, subject_ids
+from preprocess.readers.dicom import _bare, decode_pixels, is_lossy, open_dicom, subject_ids
 
 
 def test_seven_syntaxes_give_equal_stored_values(real_data):
@@ -116,3 +116,34 @@ def test_multi_frame_objects_are_decoded_frame_by_frame(tools):
     dataset.NumberOfFrames = 6
     with pytest.raises(Refusal):
         decode_pixels(dataset)
+
+
+@pytest.mark.filterwarnings("ignore:The pixel data")
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("bits", "stored"), [(16, 16), (16, 12), (16, 1), (8, 8), (8, 5)])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_bare_values_equal_pydicom_s(tools, syntax, bits, stored, signed, frames):
+    noise = np.random.default_rng(bits + stored).integers(0, 1 << bits, (frames, 6, 5))
+    dataset = tools.make_slice(noise.astype(np.uint16), BitsStored=stored, HighBit=stored - 1, BitsAllocated=bits,
+                               PixelRepresentation=signed)  # fmt: skip
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.NumberOfFrames = frames
+    dataset.PixelData = noise.astype(f"<u{bits // 8}").tobytes() + b"padding."
+    dataset.pixel_array_options(raw=True)
+    expected = dataset.pixel_array[:frames] if frames > 1 else dataset.pixel_array
+    assert _bare(dataset, syntax, frames) is not None
+    found = decode_pixels(dataset)
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    assert np.array_equal(found, expected)
+    assert (found.min() < 0) == bool(signed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"SamplesPerPixel": 3}, {"BitsAllocated": 32}, {"BitsStored": 17}, {"PhotometricInterpretation": "PALETTE COLOR"}],
+)
+def test_other_pixels_are_left_to_pydicom(tools, changes):
+    dataset = tools.make_slice(np.zeros((4, 4), np.uint16), **changes)
+    assert _bare(dataset, ExplicitVRLittleEndian, 1) is None
+    assert _bare(tools.make_slice(np.zeros((4, 4), np.uint16)), ExplicitVRBigEndian, 1) is None
