@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import signal
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from medcoss.contracts import SPECIAL_TOKENS, Augmentation, Field, Geometry, Kin
 from medcoss.shards.manifest import SplitEntry
 from medcoss.shards.reader import ShardSet
 from medcoss.shards.writer import Sample, write_manifest, write_split
+
+# A shell ignores Ctrl-C on behalf of what it starts in the background, and so would the commands under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
