@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 from typing import TypeVar
@@ -24,18 +24,29 @@ Lost = WorkerDiedError | StalledError
 
 
 def dispatch(
-    executor: Executor, function: Callable[[Item], Value], items: Iterable[Item], workers: int, *, first_bundle: int = 1
-) -> Iterator[tuple[Item, Value | Lost]]:
+    executor: Executor, function: Callable[[Item], Value], items: Iterable[Item], workers: int, *,
+    first_bundle: int = 1, settle: bool = False,
+) -> Generator[tuple[Item, Value | Lost], None, None]:  # fmt: skip
     """Call `function` (which a worker can import) on each item; yields items with results as they come, in any order.
 
     An item that takes its process down comes with `WorkerDiedError`, one that stalls it with `StalledError`; the other
-    items of its bundle are done again. Whatever else a call raises is raised here.
+    items of its bundle are done again. Whatever else a call raises is raised here. With `settle`, no call is under way
+    any more when this ends early, by an exception or `close`.
     """
-    waiting = iter(items)
     pending: dict[Future[tuple[float, list[Value]]], list[Item]] = {}
+    try:
+        yield from _dispatched(executor, function, iter(items), workers, first_bundle, pending)
+    finally:
+        if settle:
+            wait([future for future in pending if not future.cancel()])
+
+
+def _dispatched(
+    executor: Executor, function: Callable[[Item], Value], waiting: Iterator[Item], workers: int, size: int,
+    pending: dict[Future[tuple[float, list[Value]]], list[Item]],
+) -> Iterator[tuple[Item, Value | Lost]]:  # fmt: skip
     again: deque[Item] = deque()
     dead: list[Item] = []
-    size = first_bundle
     while True:
         while len(pending) < 2 * workers:
             bundle = [again.popleft()] if again else list(islice(waiting, size))

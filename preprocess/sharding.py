@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,16 @@ def write_split_in_workers(
             for number in range(writer.shards)
         )
         written: dict[int, WrittenShard] = {}
-        for task, result in dispatch(executor, write_staged, tasks, workers):
-            if not isinstance(result, WrittenShard):
-                raise MedcossError(
-                    f"a process was lost while it wrote {split} shard {task.number} ({result}): run the same command "
-                    "again to go on"
-                ) from result
-            written[task.number] = result
-            progress.advance(len(task.placed))
+        # What is left behind cannot be removed while a process still writes there.
+        with closing(dispatch(executor, write_staged, tasks, workers, settle=True)) as results:
+            for task, result in results:
+                if not isinstance(result, WrittenShard):
+                    raise MedcossError(
+                        f"a process was lost while it wrote {split} shard {task.number} ({result}): run the same "
+                        "command again to go on"
+                    ) from result
+                written[task.number] = result
+                progress.advance(len(task.placed))
         return writer.close([written[number] for number in range(writer.shards)])
 
 
