@@ -121,6 +121,8 @@ def open_raster(path: Path, *, max_pixels: int = MAX_PIXELS, side: int | None = 
                 scale = 1.0 if side is None else min(1.0, side / min(width, height))
                 image.draft("L" if grey else None, (math.ceil(width * scale), math.ceil(height * scale)))
             image.load()
+            if image.mode in ("P", "PA") and image.palette is None:
+                raise failed("unreadable", "colours of a palette that is not there")
             if image.format == "TIFF":  # Pillow turns these itself, and gives the size after it
                 return Raster(image, height, width, inverted, more)
             turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))

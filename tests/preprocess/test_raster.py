@@ -266,3 +266,15 @@ def test_kinds_by_suffix_and_by_content(tmp_path: Path) -> None:
     assert file_kind(tmp_path / "absent") is FileKind.OTHER
     assert file_kind(Path("x.NII.GZ")) is FileKind.DATA
     assert file_kind(Path("x.SVS")) is FileKind.SLIDE
+
+
+def test_a_palette_that_is_not_there_is_damage(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(gradient()).convert("P", palette=Image.Palette.ADAPTIVE).save(stream, "PNG")
+    whole = stream.getvalue()
+    start = whole.index(b"PLTE") - 4
+    end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
+    (tmp_path / "bare.png").write_bytes(whole[:start] + whole[end:])
+    with pytest.raises(Refusal) as refused:
+        open_raster(tmp_path / "bare.png")
+    assert refused.value.outcome.reason == "unreadable"

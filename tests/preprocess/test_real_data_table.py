@@ -127,7 +127,9 @@ def preprocess(
     assert done.returncode in (0, 3), done.stderr
     with (out.with_name(out.name + ".private") / "inputs.csv").open(newline="") as file:
         names = {
-            row["input_id"]: Path(row["path"]).relative_to(root / modality).as_posix() for row in csv.DictReader(file)
+            # Inputs are named by the folders that they really lie in.
+            row["input_id"]: Path(row["path"]).relative_to((root / modality).resolve()).as_posix()
+            for row in csv.DictReader(file)
         }
     rows = {names[row["input_id"]]: row for row in pq.read_table(out / "outcomes.parquet").to_pylist()}
     assert set(rows) == set(names.values())
