@@ -145,22 +145,6 @@ def _block(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return min(math.prod(shape) * dtype.itemsize, _MAX_BLOCK_BYTES)
 
 
-def _create_volume(group: Path, spec: ModalitySpec, count: int, shard_size: int) -> None:
-    import zarr
-
-    dtype = np.dtype(spec.fields[0].dtype)
-    shape = spec.geometry.shape[1:]
-    zarr.create_group(group, zarr_format=3, overwrite=True).create_array(
-        "volume",
-        shape=(count, *shape),
-        dtype=dtype,
-        chunks=(1, *shape),
-        shards=(shard_size, *shape),
-        compressors=_codecs(dtype, shape),
-        dimension_names=("sample", "z", "y", "x"),
-    )
-
-
 def _write_strings(group: Path, **columns: Sequence[str]) -> None:
     import zarr
 

@@ -226,6 +226,7 @@ def _from_raster(file: InputFile, listed: Json, settings: Settings) -> tuple[Pie
     if read.more:
         raise skipped("multi_frame", "more than one page")
     stored = raster.grey_values(read)
+    # A few pixels tell of nearly every picture that it is not constant.
     if stored[::16, ::16].min() == stored[::16, ::16].max() and stored.min() == stored.max():
         raise skipped("constant", "every pixel has one value")
     deep = stored.dtype != np.uint8

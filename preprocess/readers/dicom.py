@@ -135,6 +135,7 @@ def add_pixels(header: Dataset, path: Path, place: PixelPlace | None) -> Dataset
         stream.seek(place.start)
         # Not `read_dataset`, which guesses the encoding from its first element: a length may look like letters.
         elements = data_element_generator(stream, place.implicit, place.little, specific_tags=list(PIXEL_TAGS))
+        # Of a file that ends inside its pixels none are added, and `decode_pixels` says that they are cut off.
         with contextlib.suppress(EOFError):
             header.update({element.tag: element for element in elements})
     return header
@@ -233,7 +234,7 @@ def decode_pixels(dataset: Dataset, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
 def _decode(dataset: Dataset, syntax: UID) -> np.ndarray[Any, Any]:
     try:
         values = _frames(dataset, syntax)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # raised by pydicom for a syntax that none of its decoders knows
         raise failed("unsupported_syntax", syntax.name) from error
     except RuntimeError as error:
         # pydicom raises this both without a plugin for a syntax and when every plugin failed on a damaged stream.
